@@ -1,0 +1,52 @@
+"""Builds the package `sam3-hf`; the tested versions of everything it needs stand in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "train": ["accelerate>=1.1", "datasets>=3.0", "peft>=0.15", "pyyaml>=6.0", "tensorboard>=2.15"],
+    "video": ["av>=12.0"],
+    "demo": ["gradio>=5.0"],
+    "dev": ["mypy>=1.15", "pycocotools>=2.0.8", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
+}
+
+setup(
+    name="sam3-hf",
+    version="0.1.0",
+    description="SAM 3 (Segment Anything with Concepts) in the manner of transformers, equal to the reference",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The sam3_hf authors",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"sam3_hf": ["py.typed", "assets/*"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.8",
+        "transformers>=5.10,<6",
+        "accelerate>=1.1",
+        "ftfy>=6.1",
+        "huggingface-hub>=1.5",
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "regex>=2024.4",
+        "requests>=2.31",
+        "safetensors>=0.5",
+        "tokenizers>=0.22",
+        "tqdm>=4.66",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["sam3-hf=sam3_hf.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)

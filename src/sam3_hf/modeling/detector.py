@@ -1,0 +1,205 @@
+"""`Sam3Detector`: every object of a concept in a picture."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..configuration import Sam3DetectorConfig
+from .decoder import Decoder
+from .exemplar_encoder import ExemplarEncoder, Exemplars
+from .fusion_encoder import FusionEncoder
+from .heads import MaskHead, PromptScoring
+from .layers import key_padding_bias, sine_grid
+from .outputs import Sam3ImageSegmentationOutput, Sam3TextEncoderOutput, Sam3VisionEncoderOutput
+from .pretrained import Sam3PreTrainedModel
+from .text_tower import TextTower
+from .vision_tower import VisionTower
+
+__all__ = ["Sam3Detector"]
+
+
+class Sam3Detector(Sam3PreTrainedModel):
+    """The concept half of SAM 3: a phrase, example boxes and points, or all of them → masks of every matching object.
+
+    Picture → `vision_encoder`; phrase → `text_encoder`; exemplars → `geometry_encoder`; prompt tokens (text and
+    exemplars) and picture → `detr_encoder` → `detr_decoder` → `dot_product_scoring`, `mask_decoder`. The parts have the
+    names that checkpoints give them.
+    """
+
+    config_class = Sam3DetectorConfig
+    config: Sam3DetectorConfig
+
+    def __init__(self, config: Sam3DetectorConfig) -> None:
+        super().__init__(config)
+        self.vision_encoder = VisionTower(config.vision_config)
+        self.text_encoder = TextTower(config.text_config)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.detr_encoder_config.hidden_size)
+        self.geometry_encoder = ExemplarEncoder(config.geometry_encoder_config)
+        self.detr_encoder = FusionEncoder(config.detr_encoder_config)
+        self.detr_decoder = Decoder(config.detr_decoder_config)
+        self.dot_product_scoring = PromptScoring(config)
+        self.mask_decoder = MaskHead(config.mask_decoder_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.text_encoder.text_model.embeddings.token_embedding
+
+    def get_vision_features(self, pixel_values: Tensor, **_: Any) -> Sam3VisionEncoderOutput:
+        """Features of pictures, to be given to `forward` as `vision_embeds` for any number of prompts.
+
+        Args:
+            pixel_values: (num_images, 3, image_size, image_size) normalised pixels from `Sam3Processor`.
+        """
+        return self.vision_encoder(pixel_values)
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> Sam3TextEncoderOutput:
+        """Features of phrases, to be given to `forward` as `text_embeds` for any number of pictures.
+
+        Args:
+            input_ids: (num_phrases, length) token ids.
+            attention_mask: not needed here (the text tower is causal and padding comes last); give it to `forward`.
+        """
+        hidden = self.text_encoder(input_ids)
+        return Sam3TextEncoderOutput(last_hidden_state=hidden, pooler_output=self.text_projection(hidden))
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        vision_embeds: Sam3VisionEncoderOutput | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        text_embeds: Sam3TextEncoderOutput | Tensor | None = None,
+        input_boxes: Tensor | None = None,
+        input_boxes_labels: Tensor | None = None,
+        input_points: Tensor | None = None,
+        input_points_labels: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        original_sizes: Tensor | None = None,
+    ) -> Sam3ImageSegmentationOutput:
+        """Masks, boxes, logits and presence of each row (picture-phrase pair).
+
+        Rows are matched to pictures by `image_ids`; without it, row i is picture i, or all rows ask the one picture, or
+        one phrase asks all pictures. The vision tower runs once per picture, whatever the number of rows.
+
+        Args:
+            pixel_values: (num_images, 3, image_size, image_size); or `vision_embeds` from `get_vision_features`.
+            input_ids: (num_rows, length); or `text_embeds` from `get_text_features` (or its `pooler_output`).
+            attention_mask: (num_rows, length) 1 on real tokens; None: all are real.
+            input_boxes: (num_rows, count, 4) example boxes, cxcywh in 0..1.
+            input_boxes_labels: (num_rows, count) 1 positive, 0 negative, -10 padding; None: all positive.
+            input_points: (num_rows, count, 2) example points, xy in 0..1.
+            input_points_labels: as for boxes.
+            image_ids: (num_rows,) index of each row's picture.
+            original_sizes: not used; accepted so that `model(**processor_output)` works.
+
+        Raises:
+            ValueError: when pictures or phrases are missing or given twice, or when shapes do not fit together.
+        """
+        vision = self._vision(pixel_values, vision_embeds)
+        text, text_valid = self._text(input_ids, attention_mask, text_embeds)
+        boxes = None if input_boxes is None else Exemplars.from_padded(input_boxes, input_boxes_labels, "input_boxes")
+        points = (
+            None if input_points is None else Exemplars.from_padded(input_points, input_points_labels, "input_points")
+        )
+        assert vision.fpn_hidden_states is not None
+        num_images = vision.fpn_hidden_states[0].shape[0]
+        given = {"phrases": text.shape[0], "image_ids": None if image_ids is None else len(image_ids)}
+        given |= {name: None if e is None else len(e.valid) for name, e in (("boxes", boxes), ("points", points))}
+        num_rows, image_ids = _rows(num_images, given, image_ids)
+        image_ids = None if image_ids is None else image_ids.to(text.device)
+        text, text_valid = (t.expand(num_rows, *t.shape[1:]) for t in (text, text_valid))
+        return self._detect(vision, image_ids, text, text_valid, boxes, points)
+
+    def _vision(
+        self, pixel_values: Tensor | None, vision_embeds: Sam3VisionEncoderOutput | None
+    ) -> Sam3VisionEncoderOutput:
+        if (pixel_values is None) == (vision_embeds is None):
+            which = "both" if pixel_values is not None else "neither"
+            raise ValueError(f"give exactly one of pixel_values and vision_embeds, got {which}")
+        return self.get_vision_features(pixel_values) if pixel_values is not None else vision_embeds  # type: ignore[return-value]
+
+    def _text(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        text_embeds: Sam3TextEncoderOutput | Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Prompt tokens of the phrases and which of them are real."""
+        if (input_ids is None) == (text_embeds is None):
+            which = "both" if input_ids is not None else "neither"
+            raise ValueError(
+                f"give exactly one of input_ids and text_embeds, got {which}; a prompt of boxes or points alone has "
+                "the phrase 'visual', which Sam3Processor adds by itself"
+            )
+        if text_embeds is None:
+            text_embeds = self.get_text_features(input_ids)  # type: ignore[arg-type]
+        text = text_embeds if isinstance(text_embeds, Tensor) else text_embeds.pooler_output
+        assert text is not None
+        if attention_mask is None:
+            return text, torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        if attention_mask.shape != text.shape[:2]:
+            raise ValueError(
+                f"attention_mask must have shape {tuple(text.shape[:2])} like the phrases, got "
+                f"{tuple(attention_mask.shape)}"
+            )
+        return text, attention_mask.bool()
+
+    def _detect(
+        self,
+        vision: Sam3VisionEncoderOutput,
+        image_ids: Tensor | None,
+        text: Tensor,
+        text_valid: Tensor,
+        boxes: Exemplars | None,
+        points: Exemplars | None,
+    ) -> Sam3ImageSegmentationOutput:
+        fine, middle, coarse = vision.fpn_hidden_states  # type: ignore[misc]
+        height, width = coarse.shape[-2:]
+        position = sine_grid(height, width, coarse.shape[1], coarse.device).flatten(0, 1)
+        coarse_rows = coarse if image_ids is None else coarse[image_ids]
+        exemplars, exemplars_valid = self.geometry_encoder(coarse_rows, position, boxes, points)
+        prompt, valid = torch.cat((text, exemplars), 1), torch.cat((text_valid, exemplars_valid), 1)
+        bias = key_padding_bias(valid, prompt.dtype)
+        image = self.detr_encoder(coarse.flatten(2).transpose(1, 2), image_ids, position, prompt, bias)
+        decoded = self.detr_decoder(image, position, (height, width), prompt, bias)
+        logits = self.dot_product_scoring(decoded.queries[-1:], prompt, valid)
+        one_picture = image_ids is None or fine.shape[0] == 1  # then the finer maps broadcast over rows
+        finer = [fine, middle] if one_picture else [fine[image_ids], middle[image_ids]]
+        masks, semantic = self.mask_decoder(decoded.queries[-1], image, finer, prompt, bias)
+        x, y, w, h = decoded.boxes[-1].unbind(-1)
+        return Sam3ImageSegmentationOutput(
+            pred_masks=masks,
+            pred_boxes=torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), -1),
+            pred_logits=logits[-1],
+            presence_logits=decoded.presence_logits[-1],
+            semantic_seg=semantic,
+            vision_embeds=vision,
+        )
+
+
+def _rows(num_images: int, given: dict[str, int | None], image_ids: Tensor | None) -> tuple[int, Tensor | None]:
+    """How many rows the prompts ask, and the picture of each row (None: row i asks picture i)."""
+    counts = {name: count for name, count in given.items() if count is not None}
+    # One phrase may serve all rows; exemplars belong to one row each.
+    rows = {count for name, count in counts.items() if not (name == "phrases" and count == 1)}
+    if len(rows) > 1 or 0 in counts.values():
+        raise ValueError(f"prompts must agree on the number of rows (picture-phrase pairs), got {counts}")
+    num_rows = rows.pop() if rows else (num_images if counts["phrases"] == 1 else counts["phrases"])
+    if image_ids is not None:
+        if image_ids.dim() != 1 or image_ids.min() < 0 or image_ids.max() >= num_images:
+            raise ValueError(
+                f"image_ids must hold the picture index (0..{num_images - 1}) of each row, got {image_ids.tolist()}"
+            )
+        return num_rows, image_ids
+    if num_rows == num_images:
+        return num_rows, None
+    if num_images == 1:
+        return num_rows, torch.zeros(num_rows, dtype=torch.long)
+    raise ValueError(
+        f"{num_images} pictures and {num_rows} rows of prompts do not match: give one phrase, one per picture, or "
+        "image_ids with the picture of each row (Sam3Processor makes it from text=[[...], [...]])"
+    )

@@ -1,0 +1,188 @@
+"""Small layers that several boxes of the diagram are made of."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "ChannelsFirstLayerNorm",
+    "FeedForward",
+    "Float32MLP",
+    "attend",
+    "inverse_sigmoid",
+    "key_padding_bias",
+    "sine_grid",
+    "sine_position",
+]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    implementation: str | None,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(Q·Kᵀ/√d + bias)·V: (batch, heads, queries, head_dim).
+
+    Args:
+        query: (batch, heads, queries, head_dim).
+        key: (batch, heads, keys, head_dim).
+        value: (batch, heads, keys, head_dim).
+        implementation: "sdpa" (fused) or "eager" (plain); the same up to rounding.
+        bias: added to the logits, broadcastable to (batch, heads, queries, keys), of the dtype of `query`.
+        causal: a query sees no later key.
+        dropout: rate at which attention weights are dropped.
+    """
+    if implementation != "eager":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=causal)
+    logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if causal:
+        later = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).triu(1)
+        logits = logits.masked_fill(later, -math.inf)
+    if bias is not None:
+        logits = logits + bias
+    return F.dropout(logits.softmax(-1, dtype=torch.float32).to(query.dtype), dropout) @ value
+
+
+def key_padding_bias(valid: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(batch, 1, 1, keys) attention bias that hides keys where `valid` (batch, keys) is False; None without `valid`."""
+    if valid is None:
+        return None
+    bias = torch.zeros(valid.shape, dtype=dtype, device=valid.device)
+    return bias.masked_fill(~valid, torch.finfo(dtype).min)[:, None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate projections; batches and lengths in front, channels last.
+
+    Args:
+        config: a configuration; only its `_attn_implementation` is read.
+        hidden_size: channels of the queries and of the output.
+        num_heads: heads.
+        inner_size: channels inside (default `hidden_size`).
+        key_size: channels of keys and values (default `hidden_size`).
+        dropout: rate on the attention weights in training.
+        output_name: name of the output projection in checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        hidden_size: int,
+        num_heads: int,
+        inner_size: int | None = None,
+        key_size: int | None = None,
+        dropout: float = 0.0,
+        output_name: str = "o_proj",
+    ) -> None:
+        super().__init__()
+        inner_size, key_size = inner_size or hidden_size, key_size or hidden_size
+        if inner_size % num_heads:
+            raise ValueError(f"{inner_size} attention channels cannot be split evenly among {num_heads} heads")
+        self.config, self.num_heads, self.dropout, self.output_name = config, num_heads, dropout, output_name
+        self.q_proj = nn.Linear(hidden_size, inner_size)
+        self.k_proj = nn.Linear(key_size, inner_size)
+        self.v_proj = nn.Linear(key_size, inner_size)
+        self.add_module(output_name, nn.Linear(inner_size, hidden_size))
+
+    def split(self, x: Tensor) -> Tensor:
+        """(batch, heads, length, head_dim) from (batch, length, channels)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """The output projection of (batch, heads, length, head_dim): (batch, length, hidden_size)."""
+        return self.get_submodule(self.output_name)(x.transpose(1, 2).flatten(2))
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        q, k, v = self.split(self.q_proj(query)), self.split(self.k_proj(key)), self.split(self.v_proj(value))
+        dropout = self.dropout if self.training else 0.0
+        return self.merge(attend(q, k, v, self.config._attn_implementation, bias, causal, dropout))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them, as in a transformer layer."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.activation = ACT2FN[activation]
+        self.dropout = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.dropout(self.activation(self.fc1(x))))
+
+
+class MLP(nn.Module):
+    """`len(sizes) - 1` linear layers named layer1, layer2, ... with ReLU between them."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.num_layers = len(sizes) - 1
+        for i in range(self.num_layers):
+            self.add_module(f"layer{i + 1}", nn.Linear(sizes[i], sizes[i + 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(self.num_layers):
+            layer = self.get_submodule(f"layer{i + 1}")
+            x = F.relu(layer(x)) if i < self.num_layers - 1 else layer(x)
+        return x
+
+
+class Float32MLP(MLP):
+    """An `MLP` computed in float32 whatever the model's dtype: in bfloat16, box and presence maths lose objects."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            for i in range(self.num_layers):
+                layer = self.get_submodule(f"layer{i + 1}")
+                assert isinstance(layer, nn.Linear)
+                x = F.linear(x, layer.weight.float(), layer.bias.float())
+                x = F.relu(x) if i < self.num_layers - 1 else x
+            return x
+
+
+class ChannelsFirstLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (batch, channels, height, width)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
+    """log(x / (1 - x)) with both parts kept above `eps`, as the reference has it."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def sine_position(x: Tensor, num_features: int, temperature: float = 10000.0) -> Tensor:
+    """Sine embedding of coordinates in 0..1: (..., num_features) float32, sines and cosines interleaved.
+
+    Feature 2i is sin(2π·x / T^(2i/n)) and feature 2i+1 the cosine of the same angle (Vaswani et al. 2017, as in DETR).
+    """
+    index = torch.arange(num_features, device=x.device)
+    period = temperature ** (2 * (index // 2) / num_features)
+    angle = (x.float() * (2 * math.pi))[..., None] / period
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), -1).flatten(-2)
+
+
+def sine_grid(height: int, width: int, num_features: int, device: torch.device) -> Tensor:
+    """Sine position of the cells of a map, first half y, second half x: (height, width, num_features) float32."""
+    eps = 1e-6  # the reference divides by (size + eps)
+    y = torch.arange(1, height + 1, device=device, dtype=torch.float32) / (height + eps)
+    x = torch.arange(1, width + 1, device=device, dtype=torch.float32) / (width + eps)
+    y = sine_position(y, num_features // 2)[:, None].expand(-1, width, -1)
+    x = sine_position(x, num_features // 2)[None].expand(height, -1, -1)
+    return torch.cat((y, x), -1)

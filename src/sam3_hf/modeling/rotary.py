@@ -1,0 +1,27 @@
+"""Axial rotary position embedding (Su et al. 2021) on the two axes of a picture."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["apply_rotary", "axial_rotary"]
+
+
+def axial_rotary(
+    height: int, width: int, head_dim: int, theta: float, scale: float = 1.0, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every cell's angles, each (height·width, head_dim/2) float32.
+
+    The first quarter of the channel pairs turns with x, the second with y, by position·scale·theta^(-4i/head_dim).
+    """
+    frequency = theta ** -(torch.arange(0, head_dim, 4, device=device, dtype=torch.float32) / head_dim)
+    y = (torch.arange(height, device=device, dtype=torch.float32) * scale)[:, None] * frequency
+    x = (torch.arange(width, device=device, dtype=torch.float32) * scale)[:, None] * frequency
+    angles = torch.cat((x[None].expand(height, -1, -1), y[:, None].expand(-1, width, -1)), -1).flatten(0, 1)
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """`x` (..., length, head_dim) with channel pairs (2i, 2i+1) turned by the angles; computed in float32."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), -1)
+    return turned.flatten(-2).to(x.dtype)
