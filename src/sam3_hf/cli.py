@@ -332,11 +332,11 @@ def _open_pipeline(arguments: argparse.Namespace) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
-    from .modeling import Sam3Model
+    from .modeling import AutoConceptModel
     from .pipelines import ConceptSegmentationPipeline
 
     try:
-        model = Sam3Model.from_pretrained(arguments.model, dtype=arguments.dtype)
+        model = AutoConceptModel.from_pretrained(arguments.model, dtype=arguments.dtype)
         return ConceptSegmentationPipeline(
             model=model,
             device=arguments.device,

@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
 
-from .modeling import Sam3Detector, Sam3Model
+from .modeling import AutoConceptModel, Sam3Detector, Sam3Model
 from .processing import Sam3Processor
 
 __all__ = ["TASK", "ConceptSegmentationPipeline", "register"]
@@ -302,14 +301,14 @@ def _as_format(mask: Any, mask_format: str) -> Any:
 
 def _own_model(model: Any) -> Sam3Model | Sam3Detector:
     if isinstance(model, str | os.PathLike):
-        return Sam3Model.from_pretrained(model)
+        return AutoConceptModel.from_pretrained(model)
     if isinstance(model, Sam3Model | Sam3Detector):
         return model
     # transformers.pipeline falls back to its own class of the same checkpoint when ours raises, and hides why. Loading
     # again shows the user what is wrong, where answering with another model would not.
     name = getattr(model, "name_or_path", "")
     if name:
-        Sam3Model.from_pretrained(name)
+        AutoConceptModel.from_pretrained(name)
     kind = f"{type(model).__module__}.{type(model).__name__}"
     raise TypeError(
         f"{TASK} needs a sam3_hf.Sam3Model or Sam3Detector, got {kind}; pass model={name or 'DIRECTORY'!r} or the "
@@ -339,13 +338,15 @@ class _NoDefaultModel:
 
 def register() -> None:
     """Makes `transformers.pipeline("concept-segmentation")` known; does nothing where it already is."""
+    from transformers.pipelines import PIPELINE_REGISTRY  # looked up each time: a reload of that module makes a new one
+
     known = PIPELINE_REGISTRY.supported_tasks.get(TASK)
     if known is not None and known["impl"] is ConceptSegmentationPipeline:
         return
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         pipeline_class=ConceptSegmentationPipeline,
-        pt_model=(Sam3Model,),
+        pt_model=(AutoConceptModel,),
         default={"model": _NoDefaultModel()},
         type="multimodal",
     )

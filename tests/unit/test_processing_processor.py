@@ -98,6 +98,16 @@ def test_directory_without_configuration_says_what_to_do(tmp_path):
         Sam3Processor.from_pretrained(tmp_path)
 
 
+def test_missing_repository_says_how_to_log_in_or_point_at_a_directory():
+    with pytest.raises(OSError, match=r"'nobody/nothing' .* local directory"):
+        Sam3Processor.from_pretrained("nobody/nothing", local_files_only=True)
+
+
+def test_unknown_argument_is_named(saved):
+    with pytest.raises(TypeError, match="sizes"):
+        Sam3Processor.from_pretrained(saved, sizes=560)
+
+
 def test_push_uploads_under_the_directorys_name(processor, tmp_path, monkeypatch):
     pushed = []
     monkeypatch.setattr(
@@ -128,3 +138,14 @@ def test_nan_pixels_name_the_picture(processor, picture):
 def test_post_processing_is_that_of_the_module(processor):
     masks = torch.randn(1, 1, 3, 8, 8)
     assert processor.post_process_masks(masks, torch.tensor([[20, 30]]))[0].shape == (1, 3, 20, 30)
+
+
+def test_transformers_sam3_processors_open_what_was_saved(processor, picture, saved):
+    """Only where torchvision is installed, which transformers' classes need."""
+    pytest.importorskip("torchvision")
+    import transformers
+
+    for name in ("Sam3Processor", "Sam3VideoProcessor", "Sam3TrackerProcessor"):
+        theirs = getattr(transformers, name).from_pretrained(saved)
+        pixels = theirs(images=picture, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(pixels, processor(images=picture)["pixel_values"], atol=1e-5, rtol=1e-5)

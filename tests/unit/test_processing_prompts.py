@@ -382,7 +382,10 @@ BAD_CLICKS = {
         r"picture 0, object 1, point 0: \[5, 500\] lies outside",
     ),
     "reversed box": ({"input_boxes": [[BOX, [80, 30, 40, 90]]]}, "input_boxes, picture 0, box 1: .* covers no area"),
-    "boxes for points": ({"input_points": [[[[5, 5]]]], "input_boxes": [[BOX, BOX]]}, "mark 1 objects, input_boxes 2"),
+    "boxes for points": (
+        {"input_points": [[[[5, 5]]]], "input_boxes": [[BOX, BOX]]},
+        r"\{'input_points': 1, 'input_boxes': 2\}",
+    ),
     "text": ({"text": "cat", "input_boxes": [[BOX]]}, "text 'cat' with clicks"),
     "no picture": ({"images": None, "input_boxes": [[BOX]]}, "clicks need the picture's size"),
     "exemplar labels": (

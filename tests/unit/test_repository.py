@@ -14,6 +14,17 @@ EXTRAS = {"train", "video", "demo", "dev"}
 # A result may not depend on these, so nothing in the package imports them (pycocotools serves the tests alone).
 FORBIDDEN = {"torchvision", "triton", "flash_attn", "kernels", "pycocotools", "sam3"}
 
+# Imports point one way: a part may import parts of a lower rank, and itself.
+RANKS = {
+    "version": -1,
+    **dict.fromkeys(("ops", "configuration", "hub"), 0),
+    "modeling": 1,
+    "processing": 1,
+    **dict.fromkeys(("conversion", "visualization", "pipelines"), 2),
+    "cli": 3,
+    "quickstart": 4,
+}
+
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+\s+(.*)$", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,6 +76,17 @@ def _imports(path: Path) -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             found.add(node.module.split(".")[0])
+    return found
+
+
+def _parts_imported(path: Path) -> set[str]:
+    """The parts of the package (`ops`, `modeling`, ...) that a file imports by relative imports."""
+    inside = path.relative_to(REPOSITORY / "src" / "sam3_hf").parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == len(inside) + 1:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
     return found
 
 
@@ -129,6 +151,16 @@ def test_every_requirement_has_a_tested_version() -> None:
 @pytest.mark.parametrize("source", SOURCES, ids=_name)
 def test_no_source_imports_a_package_that_could_change_a_result(source: Path) -> None:
     assert _imports(source) & FORBIDDEN == set()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=_name)
+def test_imports_point_one_way(source: Path) -> None:
+    part = source.relative_to(REPOSITORY / "src" / "sam3_hf").parts[0].removesuffix(".py")
+    if part in ("__init__", "__main__"):  # they hand on what the parts offer
+        return
+    rank = RANKS.get(part, max(RANKS.values()))
+    upward = {other for other in _parts_imported(source) if other != part and RANKS[other] >= rank}
+    assert upward == set(), f"{part} (rank {rank}) must not import these"
 
 
 def test_every_third_party_import_is_a_requirement() -> None:

@@ -1,5 +1,6 @@
 """Models: parameters and maths only, one file per box of the paper's diagram, never session state."""
 
+from .auto import AutoConceptModel
 from .detector import Sam3Detector
 from .model import Sam3Model
 from .outputs import (
@@ -12,6 +13,7 @@ from .pretrained import Sam3PreTrainedModel
 from .tracker import Sam3VideoTracker
 
 __all__ = [
+    "AutoConceptModel",
     "Sam3Detector",
     "Sam3ImageSegmentationOutput",
     "Sam3Model",

@@ -1,5 +1,6 @@
 """Small layers that several boxes of the diagram are made of."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -144,7 +145,9 @@ class Float32MLP(MLP):
     """An `MLP` computed in float32 whatever the model's dtype: in bfloat16, box and presence maths lose objects."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        has_autocast = torch.amp.is_autocast_available(device)  # not on the meta device
+        with torch.autocast(device, enabled=False) if has_autocast else contextlib.nullcontext():
             x = x.float()
             for i in range(self.num_layers):
                 layer = self.get_submodule(f"layer{i + 1}")

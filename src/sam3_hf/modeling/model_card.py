@@ -17,7 +17,7 @@ license_link: https://github.com/facebookresearch/sam3/blob/main/LICENSE
 
 # SAM 3 ({name})
 
-Saved by [sam3_hf](https://pypi.org/project/sam3-hf/): {millions:.1f} M parameters.
+Saved by sam3_hf: {millions:.1f} M parameters.
 A short noun phrase, example boxes, or both go in; masks, boxes and scores of every matching object come out.
 
 ```python

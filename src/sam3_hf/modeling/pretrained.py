@@ -19,12 +19,14 @@ from ..hub import local_directory
 from .checkpoint import Checkpoint, canonical_key, describe_keys
 from .model_card import write_model_card
 
-__all__ = ["Sam3PreTrainedModel"]
+__all__ = ["HUB_ARGUMENTS", "Sam3PreTrainedModel"]
 
 ModelT = TypeVar("ModelT", bound="Sam3PreTrainedModel")
-_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 _WHOLE_LAYOUT = re.compile(r"^(detector_model|tracker_model|tracker_neck)\.")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|model\.safetensors\.index\.json|model\.safetensors")
+# Parameters that are no layer's weight or bias, by the beginning of their names.
+_BARE_PARAMETERS = ("position_embeddings", "memory_temporal", "no_object", "no_memory", "occlusion_spatial")
 # What transformers calls the classes that open the same file.
 _ARCHITECTURES = {
     "Sam3Model": "Sam3VideoModel",
@@ -54,14 +56,14 @@ class Sam3PreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        std = self.config.initializer_range
         for name, parameter in module.named_parameters(recurse=False):
-            if name.startswith(
-                ("position_embeddings", "memory_temporal", "no_object", "no_memory", "occlusion_spatial")
-            ):
-                init.normal_(parameter, std=std)
+            if name.startswith(_BARE_PARAMETERS):
+                init.normal_(parameter, std=self.config.initializer_range)
         if "positional_embedding" in dict(module.named_buffers(recurse=False)):
             init.normal_(module.get_buffer("positional_embedding"), std=module.scale)
+        if hasattr(module, "shared_image_embedding"):  # the tracker: `sam3.pt` stores the table of both once
+            table = module.get_buffer("prompt_encoder.shared_embedding.positional_embedding")
+            init.copy_(module.get_buffer("shared_image_embedding.positional_embedding"), table)
         if isinstance(getattr(module, "scale", None), nn.Parameter):
             init.constant_(module.scale, 1e-6)
 
@@ -92,8 +94,8 @@ class Sam3PreTrainedModel(PreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         if kwargs.pop("ignore_mismatched_sizes", False):
             raise ValueError("ignore_mismatched_sizes would leave random weights in the model; it is not supported")
-        hub = {name: kwargs.pop(name) for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
-        for name in (*_HUB_ARGUMENTS, "use_safetensors", "weights_only", "trust_remote_code", "_from_pipeline"):
+        hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        for name in (*HUB_ARGUMENTS, "use_safetensors", "weights_only", "trust_remote_code", "_from_pipeline"):
             kwargs.pop(name, None)
         directory = local_directory(pretrained_model_name_or_path, **hub)
         checkpoint = Checkpoint(directory, kwargs.pop("variant", None))

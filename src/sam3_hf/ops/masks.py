@@ -37,8 +37,7 @@ def mask_iou(a_bool: Tensor, b_bool: Tensor) -> Tensor:
 
 
 def masks_to_boxes(masks_bool: Tensor) -> Tensor:
-    """Smallest boxes (N, 4) float32 around masks (N, H, W): xyxy in pixels, right and bottom exclusive; zeros if empty.
-    """
+    """Smallest boxes (N, 4) float32 around masks (N, H, W), xyxy in pixels with an exclusive end; zeros if empty."""
     rows, columns = masks_bool.any(dim=2), masks_bool.any(dim=1)  # (N, H), (N, W)
     x0, x1 = _first_and_end(columns)
     y0, y1 = _first_and_end(rows)
@@ -56,12 +55,9 @@ def _first_and_end(occupied: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rle_encode(masks_bool: Tensor) -> list[dict[str, Any]]:
-    """COCO run-length codes `{"size": [H, W], "counts": str}` of masks (N, H, W), byte for byte those of pycocotools.
-    """
+    """COCO run-length codes `{"size": [H, W], "counts": str}` of masks (N, H, W), byte for byte pycocotools'."""
     if masks_bool.ndim != 3:
-        raise ValueError(
-            f"rle_encode takes masks of shape (N, H, W), got {tuple(masks_bool.shape)}; add or index an axis."
-        )
+        raise ValueError(f"rle_encode takes masks (N, H, W), got {tuple(masks_bool.shape)}; add or index an axis.")
     size = list(masks_bool.shape[1:])
     return [{"size": list(size), "counts": _counts_to_string(_run_lengths(mask))} for mask in masks_bool.bool().cpu()]
 

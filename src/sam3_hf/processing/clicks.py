@@ -24,8 +24,10 @@ def click_inputs(
     input_labels: Any = None,
     input_boxes: Any = None,
 ) -> dict[str, Tensor]:
-    """`input_points` (num_images, num_objects, num_points, 2) and `input_boxes` (num_images, num_objects, 4) float32 in
-    pixels of the model's `image_size`, and `input_labels` (num_images, num_objects, num_points) int64, padded with -10.
+    """`input_points`, `input_labels` and `input_boxes` as tensors, those that were given.
+
+    Points (num_images, num_objects, num_points, 2) and boxes (num_images, num_objects, 4) are float32 in pixels of the
+    model's `image_size`, labels (num_images, num_objects, num_points) int64; short ones are padded with -10.
 
     `sizes` are the (height, width) of the pictures.  Raises ValueError naming the picture, object and point.
     """
@@ -39,11 +41,9 @@ def click_inputs(
         inputs |= _points(points, labels, sizes, image_size)
     if boxes is not None:
         inputs["input_boxes"] = _boxes(boxes, sizes, image_size)
-    if points is not None and boxes is not None and inputs["input_points"].shape[1] != inputs["input_boxes"].shape[1]:
-        raise ValueError(
-            f"input_points mark {inputs['input_points'].shape[1]} objects, input_boxes {inputs['input_boxes'].shape[1]};
-            " "expected points and one box for each object."
-        )
+    num_objects = {name: tensor.shape[1] for name, tensor in inputs.items() if name != "input_labels"}
+    if len(set(num_objects.values())) > 1:
+        raise ValueError(f"different numbers of objects: {num_objects}; expected points and one box for each object.")
     return inputs
 
 
@@ -99,8 +99,8 @@ def _boxes(boxes: list[Any], sizes: Sequence[Sequence[int]], image_size: int) ->
     counts = [len(objects) for objects in boxes]
     if len(set(counts)) > 1:
         raise ValueError(
-            f"input_boxes has {counts} boxes for the pictures; clicked boxes cannot be padded, give each picture the
-            same number " "or call the processor picture by picture."
+            f"input_boxes has {counts} boxes for the pictures; clicked boxes cannot be padded, "
+            "give each picture the same number or call the processor picture by picture."
         )
     rows = []
     for image, (objects, size) in enumerate(zip(boxes, sizes, strict=True)):

@@ -38,8 +38,7 @@ _WIDE_PIL_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def load_images(images: ImageInput | Sequence[ImageInput]) -> list[Tensor]:
-    """Pictures as uint8 RGB tensors (3, H, W), one for each picture: a single one, a list, or an array with a batch
-    axis.
+    """Pictures as uint8 RGB tensors (3, H, W): of a single one, of a list, or of an array with a batch axis.
 
     Raises ValueError for an empty batch, and as `load_image` does.
     """
@@ -49,8 +48,8 @@ def load_images(images: ImageInput | Sequence[ImageInput]) -> list[Tensor]:
         images = list(images) if images.ndim == 4 else [images]
     elif not isinstance(images, list | tuple):
         raise TypeError(
-            f"images is {type(images).__name__}; expected a picture (PIL image, array, tensor, path or URL) or a list of
-            them."
+            f"images is {type(images).__name__}; expected a picture (PIL image, array, tensor, path or URL) "
+            "or a list of them."
         )
     if len(images) == 0:
         raise ValueError("images is empty; expected at least one picture.")
@@ -194,8 +193,8 @@ def _float_to_uint8(values: Tensor, name: str) -> Tensor:
     low, high = float(values.min()), float(values.max())
     if low < -_FLOAT_SLACK or high > 255 + _FLOAT_SLACK:
         raise ValueError(
-            f"{name} has floats from {low:g} to {high:g}; expected 0..1 or 0..255. Undo any normalisation: the processor
-            does it."
+            f"{name} has floats from {low:g} to {high:g}; expected 0..1 or 0..255. "
+            "Undo any normalisation: the processor does it."
         )
     scale = 255 if high <= 1 + _FLOAT_SLACK else 1
     return (values * scale).round().clamp(0, 255).to(torch.uint8)

@@ -46,9 +46,7 @@ def object_scores(outputs: Any) -> Tensor:
 def post_process_object_detection(
     outputs: Any, threshold: float = 0.3, target_sizes: TargetSizes | None = None, *, top_k: int | None = None
 ) -> list[dict[str, Tensor]]:
-    """For each row `scores` (N,) descending and `boxes` (N, 4) xyxy, in pixels if `target_sizes` is given, else in
-    0..1.
-    """
+    """For each row `scores` (N,) descending and `boxes` (N, 4) xyxy in pixels (in 0..1 without `target_sizes`)."""
     scores = object_scores(outputs)
     sizes = _row_sizes(target_sizes, len(scores))
     results = []
@@ -161,8 +159,7 @@ def _masks(logits: Tensor, size: tuple[int, int] | None, limit: float, mask_form
 
 
 def _resized(logits: Tensor, size: tuple[int, int] | None) -> Iterator[Tensor]:
-    """Pieces (n, H, W) float32 of the logits (N, h, w) at the target size, each of bounded memory; at least one piece.
-    """
+    """Pieces (n, H, W) float32 of the logits (N, h, w) at the target size, each of bounded memory; at least one."""
     height, width = size or tuple(logits.shape[-2:])
     if len(logits) == 0:
         yield logits.new_zeros((0, height, width), dtype=torch.float32)

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BatchFeature, CLIPTokenizer, PreTrainedTokenizerBase
-from transformers.utils import PushToHubMixin, cached_file
+from transformers.utils import PushToHubMixin
 
+from ..hub import local_directory
 from . import postprocess
 from .clicks import click_inputs
 from .images import ImageInput, load_images, normalize_pixels, resize_image
@@ -24,6 +25,7 @@ from .tokenization import clip_tokenizer, tokenize_phrases
 __all__ = ["Sam3Processor", "Sam3TrackerProcessor"]
 
 _CONFIG_FILES = ("processor_config.json", "preprocessor_config.json")  # the hub's, and what older releases wrote
+_TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 _HALF = (0.5, 0.5, 0.5)
 
 
@@ -113,24 +115,18 @@ class Sam3Processor(PushToHubMixin):
             sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
         if self._are_objects(text, prompts, prompt_kind):
             data |= self._object_inputs(text, sizes, prompts)
-            rows_sizes = sizes
         elif text is not None or prompts:
             concept_data, image_ids = self._concept_inputs(text, sizes, prompts)
             data |= concept_data
-            rows_sizes = sizes if image_ids is None or sizes is None else [sizes[index] for index in image_ids]
-        else:
-            rows_sizes = sizes
-        if rows_sizes is not None:
-            data["original_sizes"] = torch.tensor(rows_sizes, dtype=torch.int64)
+            if sizes is not None and image_ids is not None:
+                sizes = [sizes[index] for index in image_ids]
+        if sizes is not None:
+            data["original_sizes"] = torch.tensor(sizes, dtype=torch.int64)
         return BatchFeature(data)
 
     def _pixel_values(self, pictures: list[Tensor]) -> Tensor:
-        return torch.stack(
-            [
-                normalize_pixels(resize_image(picture, self.size), self.image_mean, self.image_std)
-                for picture in pictures
-            ]
-        )
+        resized = (resize_image(picture, self.size) for picture in pictures)
+        return torch.stack([normalize_pixels(picture, self.image_mean, self.image_std) for picture in resized])
 
     def _are_objects(self, text: Any, prompts: dict[str, Any], prompt_kind: str | None) -> bool:
         """Whether points and boxes mark single objects rather than show examples of a concept."""
@@ -153,8 +149,9 @@ class Sam3Processor(PushToHubMixin):
     ) -> dict[str, Tensor]:
         if text is not None:
             raise ValueError(
-                f"text {text!r} with clicks: a click marks one object and takes no phrase. For examples of a phrase give
-                points as " "[row][point][x, y] with input_points_labels, or pass prompt_kind='exemplars'."
+                f"text {text!r} with clicks: a click marks one object and takes no phrase. "
+                "For examples of a phrase give points as [row][point][x, y] with input_points_labels, "
+                "or pass prompt_kind='exemplars'."
             )
         unknown = [name for name in prompts if name not in ("input_points", "input_labels", "input_boxes")]
         if unknown:
@@ -173,7 +170,8 @@ class Sam3Processor(PushToHubMixin):
                 "input_labels belong to clicks; exemplars take input_points_labels and input_boxes_labels."
             )
         rows = concept_rows(text, sizes, **prompts)
-        data = tokenize_phrases(rows.phrases, self.tokenizer) | rows.exemplars
+        data = tokenize_phrases(rows.phrases, self.tokenizer)
+        data |= rows.exemplars
         num_images = len(sizes) if sizes is not None else max(rows.image_ids or [0]) + 1
         if rows.image_ids is not None and rows.image_ids != list(range(num_images)):
             data["image_ids"] = torch.tensor(rows.image_ids, dtype=torch.int64)
@@ -185,13 +183,14 @@ class Sam3Processor(PushToHubMixin):
 
         Keyword arguments of the constructor override what is read there (`size={"height": 560, "width": 560}`); all
         others, such as `revision`, `token` or `cache_dir`, go to the hub.  Without tokenizer files the packaged CLIP
-        vocabulary is used. Raises OSError where there is no processor configuration.
+        vocabulary is used. Raises OSError, saying what to do, for a missing or gated repository and for a directory
+        without a processor configuration.
         """
-        name = str(pretrained_model_name_or_path)
         own = {key: kwargs.pop(key) for key in ("tokenizer", "size", "image_mean", "image_std") if key in kwargs}
-        arguments = {**_read_config(name, kwargs), **own}
+        folder = local_directory(pretrained_model_name_or_path, patterns=[*_CONFIG_FILES, *_TOKENIZER_FILES], **kwargs)
+        arguments = _read_config(folder) | own
         if arguments.get("tokenizer") is None:
-            arguments["tokenizer"] = _read_tokenizer(name, kwargs)
+            arguments["tokenizer"] = _read_tokenizer(folder)
         return cls(**arguments)
 
     def save_pretrained(
@@ -251,9 +250,7 @@ class Sam3Processor(PushToHubMixin):
 
 
 class Sam3TrackerProcessor(Sam3Processor):
-    """A `Sam3Processor` whose points and boxes mark single objects unless told otherwise, as transformers' class of
-    this name.
-    """
+    """A `Sam3Processor` whose points and boxes mark single objects unless told otherwise, as in transformers."""
 
     default_prompt_kind = "objects"
 
@@ -275,35 +272,20 @@ def _given_sizes(original_sizes: Any) -> list[tuple[int, int]] | None:
     return [(int(height), int(width)) for height, width in sizes]
 
 
-def _read_config(name: str, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     """`size`, `image_mean` and `image_std` of the first processor configuration found."""
-    for file in _CONFIG_FILES:
-        path = _find(name, file, hub_kwargs)
-        if path is not None:
-            config = json.loads(Path(path).read_text(encoding="utf-8"))
+    for path in (folder / file for file in _CONFIG_FILES):
+        if path.is_file():
+            config = json.loads(path.read_text(encoding="utf-8"))
             config = config.get("image_processor", config)
             return {key: config[key] for key in ("size", "image_mean", "image_std") if key in config}
     raise OSError(
-        f"{name!r} has no {' or '.join(_CONFIG_FILES)}; save one there with Sam3Processor().save_pretrained({name!r}), "
-        "or use Sam3Processor(size=...) directly."
+        f"{str(folder)!r} has no {' or '.join(_CONFIG_FILES)}; "
+        "save one there with Sam3Processor().save_pretrained(...), or use Sam3Processor(size=...) directly."
     )
 
 
-def _read_tokenizer(name: str, hub_kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
-    if _find(name, "tokenizer.json", hub_kwargs) is None and _find(name, "vocab.json", hub_kwargs) is None:
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         return clip_tokenizer()
-    return CLIPTokenizer.from_pretrained(name, **hub_kwargs)
-
-
-def _find(name: str, file: str, hub_kwargs: dict[str, Any]) -> str | None:
-    """Path of a file of the directory or repository, None where it has none."""
-    if Path(name).is_dir():
-        path = Path(name, hub_kwargs.get("subfolder", ""), file)
-        return str(path) if path.is_file() else None
-    try:
-        found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
-    except (OSError, ValueError) as error:
-        from ..hub import explain_hub_error  # only needed where something went wrong
-
-        raise explain_hub_error(name, error) from error
-    return found
+    return CLIPTokenizer.from_pretrained(folder)

@@ -32,9 +32,7 @@ _CLIP_SLACK_PX = 0.01  # rounding of a box's corner, not worth a warning
 
 
 def to_lists(data: Any, name: str) -> Any:
-    """`data` with all tuples, arrays and tensors turned into lists; numbers and None stay.  Raises TypeError for the
-    rest.
-    """
+    """`data` with tuples, arrays and tensors turned into lists; numbers and None stay.  Raises TypeError for others."""
     if isinstance(data, Tensor | np.ndarray | np.generic):
         return data.tolist()
     if isinstance(data, list | tuple):
@@ -79,16 +77,17 @@ def _check_box(box: Any, size: Sequence[int], name: str) -> None:
 
 
 def check_points(points: list[Any], size: Sequence[int], name: str) -> Tensor:
-    """Points (n, 2) float32 x, y in pixels.  Raises ValueError for one that is not two finite numbers or is outside the
-    picture.
+    """Points (n, 2) float32 x, y in pixels.
+
+    Raises ValueError for one that is not two finite numbers or is outside the picture of `size` (height, width).
     """
     height, width = size
     for index, point in enumerate(points):
         _check_numbers(point, 2, "x, y", f"{name}, point {index}")
         if not (0 <= point[0] <= width and 0 <= point[1] <= height):
             raise ValueError(
-                f"{name}, point {index}: {point} lies outside the picture; the picture is {width} wide and {height}
-                high. " "Give x, y in pixels of the original picture."
+                f"{name}, point {index}: {point} lies outside the picture; "
+                f"the picture is {width} wide and {height} high. Give x, y in pixels of the original picture."
             )
     return torch.tensor(points, dtype=torch.float32).reshape(-1, 2)
 
@@ -102,9 +101,7 @@ def _check_numbers(values: Any, count: int, meaning: str, name: str) -> None:
 
 
 def check_labels(labels: Any, count: int, allowed: Sequence[int], name: str) -> list[int]:
-    """Labels as ints, all 1 where `labels` is None.  Raises ValueError for a wrong number of them or a value not
-    allowed.
-    """
+    """Labels as ints, all 1 where `labels` is None.  Raises ValueError for a wrong number or a value not allowed."""
     if labels is None:
         return [1] * count
     if not isinstance(labels, list) or len(labels) != count:

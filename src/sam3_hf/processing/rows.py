@@ -33,9 +33,7 @@ _LABELS = (1, 0, PADDING)
 
 @dataclass(frozen=True)
 class ConceptRows:
-    """`phrases` and `image_ids` (picture of each row; None without pictures), and the exemplar tensors by their input
-    names.
-    """
+    """Phrase and picture of each row (`image_ids` is None without pictures), and the exemplar tensors by input name."""
 
     phrases: list[str]
     image_ids: list[int] | None
@@ -106,8 +104,8 @@ def _check_nesting(given: dict[str, Any], kind: _Kind) -> None:
         depth = nesting_depth(given.get(name))
         if depth is not None and depth not in (levels, levels + 1):
             raise ValueError(
-                f"{name} has {depth} levels of nesting: {given[name]}; expected {levels}: {form}, with None for a row
-                without, " f"or {levels + 1} with the pictures outside."
+                f"{name} has {depth} levels of nesting: {given[name]}; expected {levels}: {form}, "
+                f"with None for a row without, or {levels + 1} with the pictures outside."
             )
         if name in given and not isinstance(given[name], list):
             raise ValueError(f"{name} is {given[name]}; expected {form}.")
@@ -166,8 +164,8 @@ def _num_rows(text: str | list[Any] | None, flat: dict[str, list[Any]], num_imag
         lengths = {"text": len(text), **lengths}
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            f"the prompts have different numbers of rows: {lengths}; give each argument one entry for each row, None
-            where it has none."
+            f"the prompts have different numbers of rows: {lengths}; "
+            "give each argument one entry for each row, None where it has none."
         )
     return next(iter(lengths.values()), num_images or 1)
 

@@ -107,7 +107,7 @@ def tokenize_phrases(
         ids = [start, *ids, end]
         unused = context_length - len(ids)
         input_ids.append(ids + [pad] * unused)
-        # The reference pads with 0 and masks every 0, hence also a genuine token 0 (a "!" inside a word of
+        # The reference pads with 0 and masks every 0, hence also a genuine token 0 (a "!" within
         # punctuation).
         attention_mask.append([int(token != 0) for token in ids] + [0] * unused)
     return {"input_ids": torch.tensor(input_ids), "attention_mask": torch.tensor(attention_mask)}
@@ -117,7 +117,8 @@ def _truncated(phrase: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, 
     if len(ids) > room:
         kept = tokenizer.decode(ids[:room])
         warnings.warn(
-            f"the phrase {phrase[:60]!r}{'...' if len(phrase) > 60 else ''} has {len(ids)} tokens, the model reads
-            {room}: " f"only {kept!r} is kept. Use a shorter noun phrase.", stacklevel=4,
+            f"the phrase {phrase[:60]!r}{'...' if len(phrase) > 60 else ''} has {len(ids)} tokens, the model reads "
+            f"{room}: only {kept!r} is kept. Use a shorter noun phrase.",
+            stacklevel=4,
         )
     return ids[:room]

@@ -1,0 +1,153 @@
+"""Every stored output of facebookresearch/sam3 for single pictures, reproduced (made by reference/remake.py)."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sam3_hf import Sam3Config, Sam3Model, Sam3Processor
+from sam3_hf.conversion import from_original
+
+TOLERANCE = 1e-4  # of a tensor's range; two runs of the reference itself differ by 2e-5
+ABSOLUTE = 1e-4  # for tensors of a single value, whose range is 0
+LONG = (
+    "a very small striped ceramic coffee mug with a broken handle standing on the wooden kitchen table near the window "
+    "behind the red flower pot"
+)
+POSITIVE, NEGATIVE = [0.3, 0.5, 0.22, 0.3], [0.72, 0.33, 0.2, 0.27]  # cxcywh in 0..1
+WIDTH, HEIGHT = 400, 300
+
+
+def pixels_xyxy(box: list[float]) -> list[float]:
+    x, y, w, h = box
+    return [(x - w / 2) * WIDTH, (y - h / 2) * HEIGHT, (x + w / 2) * WIDTH, (y + h / 2) * HEIGHT]
+
+
+def pixels_xy(box: list[float]) -> list[float]:
+    return [box[0] * WIDTH, box[1] * HEIGHT]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "text": {"text": "yellow school bus"},
+    "text_boxes": {
+        "text": "yellow disc",
+        "input_boxes": [[pixels_xyxy(POSITIVE), pixels_xyxy(NEGATIVE)]],
+        "input_boxes_labels": [[1, 0]],
+    },
+    "box_only": {"input_boxes": [[pixels_xyxy(POSITIVE)]]},
+    "long_text": {"text": LONG},
+    "points": {"input_points": [[pixels_xy(POSITIVE), pixels_xy(NEGATIVE)]], "input_points_labels": [[1, 0]]},
+}
+
+
+def thin_config() -> Sam3Config:
+    """The released graph with both towers made thin, as tests/golden/reference has it."""
+    tower = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 296}
+    vision = {"backbone_config": tower | {"global_attn_indexes": [1, 3]}}
+    text = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+    return Sam3Config(
+        detector_config={"vision_config": vision, "text_config": text}, tracker_config={"vision_config": vision}
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(reference_dir: Path) -> Any:
+    sys.path.insert(0, str(reference_dir))
+    try:
+        import reference
+    finally:
+        sys.path.remove(str(reference_dir))
+    return reference
+
+
+@pytest.fixture(scope="module")
+def gold(reference_dir: Path) -> dict[str, Tensor]:
+    return load_file(reference_dir / "thin_golden.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model(reference: Any) -> Sam3Model:
+    model = Sam3Model(thin_config()).eval()
+    model.load_state_dict(from_original(reference.state_dict()), strict=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def processor() -> Sam3Processor:
+    return Sam3Processor()
+
+
+@pytest.fixture(scope="module")
+def vision(model: Sam3Model, processor: Sam3Processor, reference: Any) -> Any:
+    inputs = processor(images=reference.picture(), return_tensors="pt")
+    with torch.inference_mode():
+        return model.get_vision_features(inputs["pixel_values"])
+
+
+def check(name: str, actual: Tensor, expected: Tensor) -> None:
+    error = (actual.reshape(expected.shape) - expected).abs().max().item()
+    allowed = max(TOLERANCE * (expected.max() - expected.min()).item(), ABSOLUTE if expected.numel() == 1 else 0)
+    assert error <= allowed, f"{name}: off by {error:.2e}, allowed {allowed:.2e}"
+
+
+def test_pixels_and_vision_features(
+    processor: Sam3Processor, reference: Any, gold: dict[str, Tensor], vision: Any
+) -> None:
+    pixels = processor(images=reference.picture(), return_tensors="pt")["pixel_values"]
+    check("pixels", pixels[0, :, ::16, ::16], gold["pixels_sub"])
+    check("fpn72", vision.fpn_hidden_states[-1][:, ::16, ::8, ::8], gold["fpn72_sub"])
+
+
+@pytest.mark.filterwarnings("ignore:.*truncated")  # the long phrase is meant to be
+@pytest.mark.parametrize("tag", CASES)
+def test_concepts(
+    tag: str, model: Sam3Model, processor: Sam3Processor, reference: Any, gold: dict[str, Tensor], vision: Any
+) -> None:
+    inputs = processor(images=reference.picture(), return_tensors="pt", **CASES[tag])
+    inputs.pop("pixel_values")
+    with torch.inference_mode():
+        out = model(vision_embeds=vision, **inputs)
+    x0, y0, x1, y1 = out.pred_boxes.unbind(-1)
+    actual = {
+        "logits": out.pred_logits,
+        "presence": out.presence_logits,
+        "boxes_cxcywh": torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), -1),
+        "masks_sub": out.pred_masks[:, ::20, ::8, ::8],
+        "mask_mean": out.pred_masks.mean((-1, -2)),
+        "semantic_sub": out.semantic_seg[:, :, ::8, ::8],
+    }
+    for key, value in actual.items():
+        check(f"{tag}.{key}", value, gold[f"{tag}.{key}"])
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+def test_clicks(
+    multimask: bool, model: Sam3Model, processor: Sam3Processor, gold: dict[str, Tensor], vision: Any
+) -> None:
+    clicks = processor(
+        input_points=[[[[302.4 / 1008 * WIDTH, 504 / 1008 * HEIGHT], [730 / 1008 * WIDTH, 336 / 1008 * HEIGHT]]]],
+        input_labels=[[[1, 0]]],
+        original_sizes=[[HEIGHT, WIDTH]],
+        return_tensors="pt",
+    )
+    with torch.inference_mode():
+        out = model.segment_objects(vision_embeds=vision, multimask_output=multimask, **clicks)
+    low = out.pred_masks[0]
+    high = torch.nn.functional.interpolate(low, (1008, 1008), mode="bilinear")
+    best = slice(int(out.iou_scores[0, 0].argmax()), int(out.iou_scores[0, 0].argmax()) + 1)
+    actual = {
+        "low_multi": low[..., ::8, ::8],
+        "high_multi": high[..., ::8, ::8],
+        "ious": out.iou_scores,
+        "low": low[:, best, ::8, ::8],
+        "high": high[:, best, ::8, ::8],
+        "obj_ptr": out.object_pointers,
+        "obj_score": out.object_score_logits,
+    }
+    tag = f"click{int(multimask)}"
+    for key, value in actual.items():
+        check(f"{tag}.{key}", value, gold[f"{tag}.{key}"])
