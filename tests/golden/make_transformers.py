@@ -3,8 +3,8 @@
 usage: python tests/golden/make_transformers.py
 needs: transformers 5.23.0 with torchvision (its SAM 3 classes ask for it). Written with torch 2.15.0, CPU, float32.
 
-Only what transformers computes like the reference is stored: prompts with boxes (without any, transformers leaves out the
-exemplar encoder's CLS token), and clicks without padding. The "no memory" embedding is set to zero: transformers
+Only what transformers computes like the reference is stored: prompts with boxes (without any, transformers leaves out
+the exemplar encoder's CLS token), and clicks without padding. The "no memory" embedding is set to zero: transformers
 adds it to the neck's fourth level, which nothing reads, where the reference adds it to the third.
 """
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sam3_hf import Sam3Config, Sam3Detector, Sam3Model, tiny_config
+from sam3_hf.modeling import detector as detector_module
 
 TOLERANCE = 1e-4
 OUTPUTS = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semantic_seg")
@@ -84,6 +85,19 @@ def test_image_ids_say_which_picture_a_row_asks(model: Sam3Model, inputs: dict[s
             attention_mask=mask[i : i + 1],
         )
         assert_same(alone, rows, rows=slice(i, i + 1))
+
+
+def test_many_rows_go_through_in_groups_with_the_same_answer(model: Sam3Model, inputs: dict[str, Tensor]) -> None:
+    rows = torch.tensor([0, 1, 1, 0, 1, 0])
+    assert len(rows) > detector_module.ROWS_AT_ONCE
+    prompts = {k: v[rows] for k, v in inputs.items() if k != "pixel_values"}
+    grouped = model(pixel_values=inputs["pixel_values"], image_ids=rows, **prompts)
+    assert_same(model(**{k: v[rows] for k, v in inputs.items()}), grouped)
+    with torch.inference_mode(False), torch.enable_grad():  # with gradients, all rows at once
+        tensors = {k: v.clone() for k, v in prompts.items()}
+        at_once = model(pixel_values=inputs["pixel_values"].clone(), image_ids=rows.clone(), **tensors)
+    assert at_once.pred_masks.requires_grad
+    assert_same(at_once, grouped)
 
 
 def test_one_phrase_asks_all_pictures(model: Sam3Model, inputs: dict[str, Tensor]) -> None:

@@ -18,6 +18,8 @@ from .vision_tower import VisionTower
 
 __all__ = ["Sam3Detector"]
 
+ROWS_AT_ONCE = 4
+
 
 class Sam3Detector(Sam3PreTrainedModel):
     """The concept half of SAM 3: a phrase, example boxes and points, or all of them → masks of every matching object.
@@ -106,13 +108,27 @@ class Sam3Detector(Sam3PreTrainedModel):
             None if input_points is None else Exemplars.from_padded(input_points, input_points_labels, "input_points")
         )
         assert vision.fpn_hidden_states is not None
-        num_images = vision.fpn_hidden_states[0].shape[0]
+        coarse = vision.fpn_hidden_states[-1]
+        num_images = coarse.shape[0]
         given = {"phrases": text.shape[0], "image_ids": None if image_ids is None else len(image_ids)}
         given |= {name: None if e is None else len(e.valid) for name, e in (("boxes", boxes), ("points", points))}
         num_rows, image_ids = _rows(num_images, given, image_ids)
         image_ids = None if image_ids is None else image_ids.to(text.device)
         text, text_valid = (t.expand(num_rows, *t.shape[1:]) for t in (text, text_valid))
-        return self._detect(vision, image_ids, text, text_valid, boxes, points)
+        channels, height, width = coarse.shape[1:]
+        position = sine_grid(height, width, channels, coarse.device).flatten(0, 1)
+        begun = self.detr_encoder.begin(coarse.flatten(2).transpose(1, 2), position)
+        # Without gradients, rows go through in groups: 16 rows at once would hold gigabytes of pixel embeddings.
+        step = num_rows if torch.is_grad_enabled() else ROWS_AT_ONCE
+        answers = []
+        for i in range(0, num_rows, step):
+            rows = slice(i, i + step)
+            exemplars = [None if e is None else e[rows] for e in (boxes, points)]
+            pictures = rows if image_ids is None else image_ids[rows]
+            answers.append(self._detect(vision, begun, position, pictures, text[rows], text_valid[rows], *exemplars))
+        parts = answers[0] if len(answers) == 1 else [torch.cat(part) for part in zip(*answers, strict=True)]
+        names = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semantic_seg")
+        return Sam3ImageSegmentationOutput(**dict(zip(names, parts, strict=True)), vision_embeds=vision)
 
     def _vision(
         self, pixel_values: Tensor | None, vision_embeds: Sam3VisionEncoderOutput | None
@@ -151,34 +167,29 @@ class Sam3Detector(Sam3PreTrainedModel):
     def _detect(
         self,
         vision: Sam3VisionEncoderOutput,
-        image_ids: Tensor | None,
+        begun: Tensor,
+        position: Tensor,
+        pictures: slice | Tensor,
         text: Tensor,
         text_valid: Tensor,
         boxes: Exemplars | None,
         points: Exemplars | None,
-    ) -> Sam3ImageSegmentationOutput:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Masks, boxes, logits, presence and semantic map of rows that ask `pictures`."""
         fine, middle, coarse = vision.fpn_hidden_states  # type: ignore[misc]
-        height, width = coarse.shape[-2:]
-        position = sine_grid(height, width, coarse.shape[1], coarse.device).flatten(0, 1)
-        coarse_rows = coarse if image_ids is None else coarse[image_ids]
-        exemplars, exemplars_valid = self.geometry_encoder(coarse_rows, position, boxes, points)
+        exemplars, exemplars_valid = self.geometry_encoder(coarse[pictures], position, boxes, points)
         prompt, valid = torch.cat((text, exemplars), 1), torch.cat((text_valid, exemplars_valid), 1)
         bias = key_padding_bias(valid, prompt.dtype)
-        image = self.detr_encoder(coarse.flatten(2).transpose(1, 2), image_ids, position, prompt, bias)
-        decoded = self.detr_decoder(image, position, (height, width), prompt, bias)
+        image = self.detr_encoder(begun[pictures], position, prompt, bias)
+        map_size = (coarse.shape[-2], coarse.shape[-1])
+        decoded = self.detr_decoder(image, position, map_size, prompt, bias)
         logits = self.dot_product_scoring(decoded.queries[-1:], prompt, valid)
-        one_picture = image_ids is None or fine.shape[0] == 1  # then the finer maps broadcast over rows
-        finer = [fine, middle] if one_picture else [fine[image_ids], middle[image_ids]]
+        # One picture's finer maps serve all rows as they are.
+        finer = [fine, middle] if fine.shape[0] == 1 else [fine[pictures], middle[pictures]]
         masks, semantic = self.mask_decoder(decoded.queries[-1], image, finer, prompt, bias)
         x, y, w, h = decoded.boxes[-1].unbind(-1)
-        return Sam3ImageSegmentationOutput(
-            pred_masks=masks,
-            pred_boxes=torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), -1),
-            pred_logits=logits[-1],
-            presence_logits=decoded.presence_logits[-1],
-            semantic_seg=semantic,
-            vision_embeds=vision,
-        )
+        corners = torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), -1)
+        return masks, corners, logits[-1], decoded.presence_logits[-1], semantic
 
 
 def _rows(num_images: int, given: dict[str, int | None], image_ids: Tensor | None) -> tuple[int, Tensor | None]:

@@ -29,6 +29,10 @@ class Exemplars:
     positive: Tensor
     valid: Tensor
 
+    def __getitem__(self, rows: slice) -> "Exemplars":
+        """The exemplars of some rows."""
+        return Exemplars(self.coordinates[rows], self.positive[rows], self.valid[rows])
+
     @classmethod
     def from_padded(cls, coordinates: Tensor, labels: Tensor | None, name: str) -> "Exemplars":
         """Exemplars from tensors padded as transformers does (label -10); `ValueError` on bad shapes or labels."""

@@ -44,26 +44,30 @@ class FusionEncoder(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
 
-    def forward(
-        self, image: Tensor, image_ids: Tensor | None, position: Tensor, prompt: Tensor, prompt_bias: Tensor | None
-    ) -> Tensor:
-        """Encodes rows.
+    def begin(self, image: Tensor, position: Tensor) -> Tensor:
+        """Picture tokens (num_images, height·width, channels) after the first self-attention.
+
+        That attention knows nothing of the prompt, so it runs once per picture, not once per row.
 
         Args:
             image: (num_images, height·width, channels) tokens of the pictures.
-            image_ids: (num_rows,) picture of each row; None when row i is picture i.
+            position: (height·width, channels) sine position.
+        """
+        first = self.layers[0]
+        assert isinstance(first, FusionLayer)
+        return first.attend_to_itself(image, position.to(image.dtype))
+
+    def forward(self, begun: Tensor, position: Tensor, prompt: Tensor, prompt_bias: Tensor | None) -> Tensor:
+        """Encodes rows.
+
+        Args:
+            begun: (num_rows, height·width, channels), what `begin` returned for each row's picture.
             position: (height·width, channels) sine position.
             prompt: (num_rows, length, channels).
             prompt_bias: (num_rows, 1, 1, length) hides padding, or None.
-
-        The first self-attention knows nothing of the prompt, so it runs once per picture, not once per row.
         """
-        position = position.to(image.dtype)
-        first = self.layers[0]
-        assert isinstance(first, FusionLayer)
-        x = first.attend_to_itself(image, position)
-        if image_ids is not None:
-            x = x[image_ids]
+        position = position.to(begun.dtype)
+        x = begun
         for i, layer in enumerate(self.layers):
             x = layer(x, position if i else None, prompt, prompt_bias)
         return x
