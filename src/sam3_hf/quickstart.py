@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,22 +71,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     output.mkdir(parents=True, exist_ok=True)
     picture = output / "sample.png"
     draw_sample_picture().save(picture)
-    with tempfile.TemporaryDirectory() as directory:
-        _save_random_model(directory)
-        # a random model is sure of nothing, so any score will do
-        options = ["--threshold", "0", "--top-k", "4", "--overwrite", "--device", "cpu"]
-        phrases = [word for phrase in PHRASES for word in ("--text", phrase)]
-        command = ["segment", str(picture), *phrases, "--model", directory, "--output", str(output), *options]
-        print("sam3-hf", " ".join(f'"{word}"' if " " in word else word for word in command), "\n")
-        from .cli import main as run_command
+    model = output / "random_model"
+    _save_random_model(model)
+    # a random model is sure of nothing, so any score will do
+    options = ["--threshold", "0", "--top-k", "4", "--overwrite", "--device", "cpu"]
+    phrases = [word for phrase in PHRASES for word in ("--text", phrase)]
+    command = ["segment", str(picture), *phrases, "--model", str(model), "--output", str(output), *options]
+    print("sam3-hf", shlex.join(command), "\n")
+    from .cli import main as run_command
 
-        code = run_command(command)
+    code = run_command(command)
     print(f"\nwrote {output}/sample_annotated.png and {output}/annotations.json")
     print(NOTICE.format(picture=picture, phrase=PHRASES[0]))
     return code
 
 
-def _save_random_model(directory: str) -> None:
+def _save_random_model(directory: Path) -> None:
     import torch
     import transformers
 

@@ -1,6 +1,7 @@
 """Reading a checkpoint directory: which tensors are there, under which names, and what is wrong with them."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 __all__ = ["Checkpoint", "canonical_key", "describe_keys"]
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_DOUBLED = "tracker_model.tracker_model."
+# Recent transformers (5.10 to 5.23 at least) puts `tracker_model.` before names that are whole already.
+_PREFIXED_TWICE = re.compile(r"tracker_model\.(?=(tracker_model|tracker_neck|detector_model)\.)")
 
 
 class Checkpoint:
@@ -84,8 +86,8 @@ def _what_is_it(directory: Path) -> str:
 
 
 def canonical_key(key: str) -> str:
-    """A checkpoint key without transformers 5.1x-5.23's slip of writing the prefix `tracker_model.` twice."""
-    return key.removeprefix("tracker_model.") if key.startswith(_DOUBLED) else key
+    """A checkpoint key without the prefix `tracker_model.` that some versions of transformers write once too often."""
+    return _PREFIXED_TWICE.sub("", key, count=1) if _PREFIXED_TWICE.match(key) else key
 
 
 def describe_keys(keys: Iterable[str], limit: int = 8) -> str:
