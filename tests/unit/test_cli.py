@@ -1,6 +1,7 @@
 """The command `sam3-hf`: files written, table, exit codes, and what a user sees of his errors."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -270,5 +271,8 @@ def test_help_and_version_need_no_heavy_import() -> None:
 
 def test_quickstart_runs_and_says_what_its_masks_are_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert quickstart.main(["--output", str(tmp_path / "out")]) == 0
-    assert _names(tmp_path / "out") == ["annotations.json", "sample.png", "sample_annotated.png"]
-    assert "RANDOM" in capsys.readouterr().out
+    assert _names(tmp_path / "out") == ["annotations.json", "random_model", "sample.png", "sample_annotated.png"]
+    printed = capsys.readouterr().out
+    assert "RANDOM" in printed
+    command = shlex.split(printed.splitlines()[0])  # what it shows can be typed again
+    assert cli.main(command[1:]) == 0
