@@ -108,6 +108,12 @@ class Sam3PreTrainedModel(PreTrainedModel):
         loaded.name_or_path = loaded.config._name_or_path = str(pretrained_model_name_or_path)
         return model
 
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+        """Switches every attention of the model to "sdpa" or "eager"."""
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        # Not every version of transformers reaches the configurations that are nested twice.
+        self.config._attn_implementation = attn_implementation
+
     @classmethod
     def _resolve_config(cls, directory: Path, given: Any, kwargs: dict[str, Any]) -> PreTrainedConfig:
         """A configuration of this class: the given one, or the directory's with fields taken out of `kwargs`."""
