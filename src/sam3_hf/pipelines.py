@@ -194,7 +194,7 @@ class ConceptSegmentationPipeline(Pipeline):
         num_images = len(input_tensors["pixel_values"])
         vision = self.model.get_vision_features(input_tensors["pixel_values"].to(self.model.dtype))
         found: list[list[dict[str, Any]]] = [[] for _ in range(num_images)]
-        step = max(options["phrase_batch_size"], num_images)
+        step = options["phrase_batch_size"]
         for start in range(0, len(image_ids), step):
             piece = slice(start, start + step)
             outputs = self.model(

@@ -23,6 +23,11 @@ __all__ = [
 ]
 
 
+# On a CPU, a wide layer's activations of a whole picture (98 MB in float32) are fetched anew from the kernel each time;
+# those of a quarter of it are small enough for the allocator to keep, which saves a tenth of the time.
+TOKENS_AT_ONCE = 1296
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -122,6 +127,12 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            parts = x.flatten(0, -2).split(TOKENS_AT_ONCE)
+            return torch.cat([self._whole(part) for part in parts]).view(*x.shape[:-1], self.fc2.out_features)
+        return self._whole(x)
+
+    def _whole(self, x: Tensor) -> Tensor:
         return self.fc2(self.dropout(self.activation(self.fc1(x))))
 
 
