@@ -10,7 +10,7 @@ from .decoder import Decoder
 from .exemplar_encoder import ExemplarEncoder, Exemplars
 from .fusion_encoder import FusionEncoder
 from .heads import MaskHead, PromptScoring
-from .layers import key_padding_bias, sine_grid
+from .layers import Linear, key_padding_bias, sine_grid
 from .outputs import Sam3ImageSegmentationOutput, Sam3TextEncoderOutput, Sam3VisionEncoderOutput
 from .pretrained import Sam3PreTrainedModel
 from .text_tower import TextTower
@@ -36,7 +36,7 @@ class Sam3Detector(Sam3PreTrainedModel):
         super().__init__(config)
         self.vision_encoder = VisionTower(config.vision_config)
         self.text_encoder = TextTower(config.text_config)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.detr_encoder_config.hidden_size)
+        self.text_projection = Linear(config.text_config.hidden_size, config.detr_encoder_config.hidden_size)
         self.geometry_encoder = ExemplarEncoder(config.geometry_encoder_config)
         self.detr_encoder = FusionEncoder(config.detr_encoder_config)
         self.detr_decoder = Decoder(config.detr_decoder_config)

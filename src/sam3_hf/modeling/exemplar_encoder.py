@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..configuration import Sam3GeometryEncoderConfig
 from ..ops.roi_align import roi_align
-from .layers import Attention, FeedForward, key_padding_bias, sine_position
+from .layers import Attention, Conv2d, FeedForward, Linear, key_padding_bias, sine_position
 
 __all__ = ["ExemplarEncoder", "Exemplars"]
 
@@ -92,15 +92,15 @@ class ExemplarEncoder(nn.Module):
         self.config = config
         self.label_embed = nn.Embedding(2, size)
         self.cls_embed = nn.Embedding(1, size)
-        self.boxes_direct_project = nn.Linear(4, size)
-        self.boxes_pool_project = nn.Conv2d(size, size, config.roi_size)
-        self.boxes_pos_enc_project = nn.Linear(size + 2, size)
+        self.boxes_direct_project = Linear(4, size)
+        self.boxes_pool_project = Conv2d(size, size, config.roi_size)
+        self.boxes_pos_enc_project = Linear(size + 2, size)
         if config.exemplar_points:
-            self.points_direct_project = nn.Linear(2, size)
-            self.points_pool_project = nn.Linear(size, size)
-            self.points_pos_enc_project = nn.Linear(size, size)
+            self.points_direct_project = Linear(2, size)
+            self.points_pool_project = Linear(size, size)
+            self.points_pos_enc_project = Linear(size, size)
         self.vision_layer_norm = nn.LayerNorm(size)
-        self.final_proj = nn.Linear(size, size)
+        self.final_proj = Linear(size, size)
         self.prompt_layer_norm = nn.LayerNorm(size)
         self.layers = nn.ModuleList(ExemplarLayer(config) for _ in range(config.num_layers))
         self.output_layer_norm = nn.LayerNorm(size)

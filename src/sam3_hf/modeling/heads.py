@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration import Sam3DetectorConfig, Sam3MaskDecoderConfig
-from .layers import MLP, Attention
+from .layers import MLP, Attention, Conv2d, Linear
 
 __all__ = ["MaskHead", "PromptScoring"]
 
@@ -24,8 +24,8 @@ class PromptScoring(nn.Module):
         self.text_mlp = MLP(size, wide, size)
         self.text_mlp_dropout = nn.Dropout(config.detr_decoder_config.dropout)
         self.text_mlp_out_norm = nn.LayerNorm(size)
-        self.text_proj = nn.Linear(size, size)
-        self.query_proj = nn.Linear(size, size)
+        self.text_proj = Linear(size, size)
+        self.query_proj = Linear(size, size)
 
     def forward(self, queries: Tensor, prompt: Tensor, valid: Tensor) -> Tensor:
         prompt = self.text_mlp_out_norm(prompt + self.text_mlp_dropout(self.text_mlp(prompt)))
@@ -42,7 +42,7 @@ class PixelDecoder(nn.Module):
     def __init__(self, config: Sam3MaskDecoderConfig) -> None:
         super().__init__()
         size, stages = config.hidden_size, config.num_upsampling_stages
-        self.conv_layers = nn.ModuleList(nn.Conv2d(size, size, 3, padding=1) for _ in range(stages))
+        self.conv_layers = nn.ModuleList(Conv2d(size, size, 3, padding=1) for _ in range(stages))
         self.norms = nn.ModuleList(nn.GroupNorm(8, size) for _ in range(stages))
 
     def forward(self, coarse: Tensor, finer: list[Tensor]) -> Tensor:
@@ -58,7 +58,7 @@ class MaskEmbedder(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(size, size) for _ in range(3))
+        self.layers = nn.ModuleList(Linear(size, size) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers[2](F.relu(self.layers[1](F.relu(self.layers[0](x)))))
@@ -79,8 +79,8 @@ class MaskHead(nn.Module):
         self.prompt_cross_attn_dropout = nn.Dropout(config.dropout)
         self.pixel_decoder = PixelDecoder(config)
         self.mask_embedder = MaskEmbedder(size)
-        self.instance_projection = nn.Conv2d(size, size, 1)
-        self.semantic_projection = nn.Conv2d(size, 1, 1)
+        self.instance_projection = Conv2d(size, size, 1)
+        self.semantic_projection = Conv2d(size, 1, 1)
 
     def forward(
         self, queries: Tensor, image: Tensor, finer: list[Tensor], prompt: Tensor, prompt_bias: Tensor | None

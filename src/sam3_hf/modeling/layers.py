@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,14 +14,66 @@ __all__ = [
     "MLP",
     "Attention",
     "ChannelsFirstLayerNorm",
+    "Conv2d",
+    "ConvTranspose2d",
     "FeedForward",
     "Float32MLP",
+    "Linear",
     "attend",
     "inverse_sigmoid",
     "key_padding_bias",
+    "multiplies_fast",
+    "needs_float32",
     "sine_grid",
     "sine_position",
 ]
+
+
+@cache
+def multiplies_fast(dtype: torch.dtype) -> bool:
+    """Whether this machine's CPU has instructions for matrix products in `dtype` (bfloat16 or float16)."""
+    names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    supported = getattr(torch.ops.mkldnn, names[dtype], None)
+    return supported is not None and bool(supported())
+
+
+def needs_float32(x: Tensor) -> bool:
+    """Whether products with `x` are better done in float32: half precision on a CPU that would only emulate it."""
+    if x.dtype not in (torch.bfloat16, torch.float16) or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not multiplies_fast(x.dtype)
+
+
+def _float(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float()
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` that is not slower in half precision than in float32 (see `needs_float32`)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not needs_float32(input):
+            return super().forward(input)
+        return F.linear(input.float(), self.weight.float(), _float(self.bias)).to(input.dtype)
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` that is not slower in half precision than in float32 (see `needs_float32`)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not needs_float32(input):
+            return super().forward(input)
+        return self._conv_forward(input.float(), self.weight.float(), _float(self.bias)).to(input.dtype)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` that is not slower in half precision than in float32 (see `needs_float32`)."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if not needs_float32(input):
+            return super().forward(input, output_size)
+        weight, bias = self.weight.float(), _float(self.bias)
+        return F.conv_transpose2d(input.float(), weight, bias, self.stride).to(input.dtype)
 
 
 # On a CPU, a wide layer's activations of a whole picture (98 MB in float32) are fetched anew from the kernel each time;
@@ -95,10 +148,10 @@ class Attention(nn.Module):
         if inner_size % num_heads:
             raise ValueError(f"{inner_size} attention channels cannot be split evenly among {num_heads} heads")
         self.config, self.num_heads, self.dropout, self.output_name = config, num_heads, dropout, output_name
-        self.q_proj = nn.Linear(hidden_size, inner_size)
-        self.k_proj = nn.Linear(key_size, inner_size)
-        self.v_proj = nn.Linear(key_size, inner_size)
-        self.add_module(output_name, nn.Linear(inner_size, hidden_size))
+        self.q_proj = Linear(hidden_size, inner_size)
+        self.k_proj = Linear(key_size, inner_size)
+        self.v_proj = Linear(key_size, inner_size)
+        self.add_module(output_name, Linear(inner_size, hidden_size))
 
     def split(self, x: Tensor) -> Tensor:
         """(batch, heads, length, head_dim) from (batch, length, channels)."""
@@ -121,10 +174,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc1 = Linear(hidden_size, intermediate_size)
         self.activation = ACT2FN[activation]
         self.dropout = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        self.fc2 = Linear(intermediate_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -143,7 +196,7 @@ class MLP(nn.Module):
         super().__init__()
         self.num_layers = len(sizes) - 1
         for i in range(self.num_layers):
-            self.add_module(f"layer{i + 1}", nn.Linear(sizes[i], sizes[i + 1]))
+            self.add_module(f"layer{i + 1}", Linear(sizes[i], sizes[i + 1]))
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(self.num_layers):

@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import Sam3TrackerMaskDecoderConfig
-from .layers import Attention, ChannelsFirstLayerNorm, key_padding_bias
+from .layers import Attention, ChannelsFirstLayerNorm, Conv2d, ConvTranspose2d, Linear, key_padding_bias
 
 __all__ = ["MaskDecoder", "MaskDecoderOutput", "NamedMLP"]
 
@@ -21,9 +21,9 @@ class NamedMLP(nn.Module):
         self, in_size: int, hidden_size: int, out_size: int, num_layers: int = 3, activation: str = "relu"
     ) -> None:
         super().__init__()
-        self.proj_in = nn.Linear(in_size, hidden_size)
-        self.layers = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(num_layers - 2))
-        self.proj_out = nn.Linear(hidden_size, out_size)
+        self.proj_in = Linear(in_size, hidden_size)
+        self.layers = nn.ModuleList(Linear(hidden_size, hidden_size) for _ in range(num_layers - 2))
+        self.proj_out = Linear(hidden_size, out_size)
         self.activation = ACT2FN[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,14 +116,14 @@ class MaskDecoder(nn.Module):
         self.iou_token = nn.Embedding(1, size)
         self.mask_tokens = nn.Embedding(count, size)
         self.transformer = TwoWayTransformer(config)
-        self.upscale_conv1 = nn.ConvTranspose2d(size, size // 4, 2, 2)
+        self.upscale_conv1 = ConvTranspose2d(size, size // 4, 2, 2)
         self.upscale_layer_norm = ChannelsFirstLayerNorm(size // 4, eps=1e-6)
-        self.upscale_conv2 = nn.ConvTranspose2d(size // 4, size // 8, 2, 2)
+        self.upscale_conv2 = ConvTranspose2d(size // 4, size // 8, 2, 2)
         self.output_hypernetworks_mlps = nn.ModuleList(NamedMLP(size, size, size // 8) for _ in range(count))
         self.iou_prediction_head = NamedMLP(size, config.iou_head_hidden_dim, count, config.iou_head_depth)
         self.pred_obj_score_head = NamedMLP(size, size, 1)
-        self.conv_s0 = nn.Conv2d(size, size // 8, 1)
-        self.conv_s1 = nn.Conv2d(size, size // 4, 1)
+        self.conv_s0 = Conv2d(size, size // 8, 1)
+        self.conv_s1 = Conv2d(size, size // 4, 1)
 
     def forward(
         self,

@@ -8,7 +8,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import Sam3TrackerConfig
-from .layers import Attention, ChannelsFirstLayerNorm, attend
+from .layers import Attention, ChannelsFirstLayerNorm, Conv2d, Linear, attend
 from .rotary import apply_rotary, axial_rotary
 
 __all__ = ["MemoryAttention", "MemoryEncoder"]
@@ -19,7 +19,7 @@ class MaskDownsamplerLayer(nn.Module):
 
     def __init__(self, config: Sam3TrackerConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = Conv2d(
             in_channels,
             out_channels,
             config.mask_downsampler_kernel_size,
@@ -42,7 +42,7 @@ class MaskDownsampler(nn.Module):
         count = round(math.log(config.mask_downsampler_total_stride, stride))
         channels = [stride ** (2 * i) for i in range(count + 1)]
         self.layers = nn.ModuleList(MaskDownsamplerLayer(config, channels[i], channels[i + 1]) for i in range(count))
-        self.final_conv = nn.Conv2d(channels[-1], config.mask_downsampler_embed_dim, 1)
+        self.final_conv = Conv2d(channels[-1], config.mask_downsampler_embed_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -57,11 +57,11 @@ class FuserLayer(GradientCheckpointingLayer):
         super().__init__()
         size, wide = config.memory_fuser_embed_dim, config.memory_fuser_intermediate_dim
         kernel, padding = config.memory_fuser_kernel_size, config.memory_fuser_padding
-        self.depthwise_conv = nn.Conv2d(size, size, kernel, padding=padding, groups=size)
+        self.depthwise_conv = Conv2d(size, size, kernel, padding=padding, groups=size)
         self.layer_norm = ChannelsFirstLayerNorm(size, eps=1e-6)
-        self.pointwise_conv1 = nn.Linear(size, wide)
+        self.pointwise_conv1 = Linear(size, wide)
         self.activation = ACT2FN[config.memory_fuser_hidden_act]
-        self.pointwise_conv2 = nn.Linear(wide, size)
+        self.pointwise_conv2 = Linear(wide, size)
         self.scale = nn.Parameter(torch.full((size,), config.memory_fuser_layer_scale_init_value))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,9 +90,9 @@ class MemoryEncoder(nn.Module):
         super().__init__()
         size = config.memory_encoder_hidden_size
         self.mask_downsampler = MaskDownsampler(config)
-        self.feature_projection = nn.Conv2d(size, size, 1)
+        self.feature_projection = Conv2d(size, size, 1)
         self.memory_fuser = MemoryFuser(config)
-        self.projection = nn.Conv2d(size, config.memory_encoder_output_channels, 1)
+        self.projection = Conv2d(size, config.memory_encoder_output_channels, 1)
 
     def forward(self, image: Tensor, masks: Tensor) -> Tensor:
         """Encodes.
@@ -116,7 +116,7 @@ class MemoryAttentionLayer(nn.Module):
         self.cross_attn_image = Attention(
             config, size, heads, inner, key_size=config.memory_encoder_output_channels, dropout=rate
         )
-        self.linear1, self.linear2 = nn.Linear(size, wide), nn.Linear(wide, size)
+        self.linear1, self.linear2 = Linear(size, wide), Linear(wide, size)
         self.activation = ACT2FN[config.memory_attention_feed_forward_hidden_act]
         self.layer_norm1, self.layer_norm2, self.layer_norm3 = (nn.LayerNorm(size) for _ in range(3))
         self.dropout = nn.Dropout(config.memory_attention_dropout)

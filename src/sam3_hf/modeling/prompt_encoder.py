@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from ..configuration import Sam3TrackerPromptEncoderConfig
-from .layers import ChannelsFirstLayerNorm
+from .layers import ChannelsFirstLayerNorm, Conv2d
 
 __all__ = ["PromptEncoder", "RandomPosition"]
 
@@ -45,11 +45,11 @@ class MaskEmbedding(nn.Module):
     def __init__(self, config: Sam3TrackerPromptEncoderConfig) -> None:
         super().__init__()
         few, many, eps = config.mask_input_channels // 4, config.mask_input_channels, config.layer_norm_eps
-        self.conv1 = nn.Conv2d(1, few, 2, 2)
+        self.conv1 = Conv2d(1, few, 2, 2)
         self.layer_norm1 = ChannelsFirstLayerNorm(few, eps=eps)
-        self.conv2 = nn.Conv2d(few, many, 2, 2)
+        self.conv2 = Conv2d(few, many, 2, 2)
         self.layer_norm2 = ChannelsFirstLayerNorm(many, eps=eps)
-        self.conv3 = nn.Conv2d(many, config.hidden_size, 1)
+        self.conv3 = Conv2d(many, config.hidden_size, 1)
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, masks: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import Sam3TextConfig
-from .layers import Attention, FeedForward
+from .layers import Attention, FeedForward, Linear
 
 __all__ = ["TextTower"]
 
@@ -84,7 +84,7 @@ class TextTower(nn.Module):
     def __init__(self, config: Sam3TextConfig) -> None:
         super().__init__()
         self.text_model = TextModel(config)
-        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration import Sam3TrackerConfig
+from .layers import Conv2d, Linear
 from .mask_decoder import MaskDecoder, MaskDecoderOutput, NamedMLP
 from .memory import MemoryAttention, MemoryEncoder
 from .outputs import Sam3ObjectSegmentationOutput, Sam3VisionEncoderOutput
@@ -44,10 +45,10 @@ class Sam3VideoTracker(Sam3PreTrainedModel):
         self.no_memory_positional_encoding = nn.Parameter(torch.zeros(1, 1, size))
         self.memory_temporal_positional_encoding = nn.Parameter(torch.zeros(config.num_maskmem, 1, 1, memory))
         self.no_object_pointer = nn.Parameter(torch.zeros(1, size))
-        self.mask_downsample = nn.Conv2d(1, 1, 4, 4)
+        self.mask_downsample = Conv2d(1, 1, 4, 4)
         self.object_pointer_proj = NamedMLP(size, size, size)
         if config.enable_temporal_pos_encoding_for_object_pointers:
-            self.temporal_positional_encoding_projection_layer = nn.Linear(size, memory)
+            self.temporal_positional_encoding_projection_layer = Linear(size, memory)
         if config.enable_occlusion_spatial_embedding:
             self.occlusion_spatial_embedding_parameter = nn.Parameter(torch.zeros(1, memory))
         self.post_init()

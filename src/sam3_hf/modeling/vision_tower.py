@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration import Sam3VisionConfig, Sam3ViTConfig
-from .layers import Attention, FeedForward, attend
+from .layers import Attention, Conv2d, ConvTranspose2d, FeedForward, attend
 from .outputs import Sam3VisionEncoderOutput
 from .rotary import apply_rotary, axial_rotary
 
@@ -18,7 +18,7 @@ class PatchEmbeddings(nn.Module):
 
     def __init__(self, config: Sam3ViTConfig) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(
+        self.projection = Conv2d(
             config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size, bias=False
         )
 
@@ -146,16 +146,16 @@ class NeckLevel(nn.Module):
         super().__init__()
         half, quarter = in_channels // 2, in_channels // 4
         layers: dict[float, list[nn.Module]] = {
-            4.0: [nn.ConvTranspose2d(in_channels, half, 2, 2), nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, 2)],
-            2.0: [nn.ConvTranspose2d(in_channels, half, 2, 2)],
+            4.0: [ConvTranspose2d(in_channels, half, 2, 2), nn.GELU(), ConvTranspose2d(half, quarter, 2, 2)],
+            2.0: [ConvTranspose2d(in_channels, half, 2, 2)],
             1.0: [],
             0.5: [nn.MaxPool2d(2, 2)],
         }
         if scale not in layers:
             raise ValueError(f"a neck level's scale must be one of {sorted(layers)}, got {scale}")
         self.scale_layers = nn.ModuleList(layers[scale])
-        self.proj1 = nn.Conv2d({4.0: quarter, 2.0: half}.get(scale, in_channels), out_channels, 1)
-        self.proj2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.proj1 = Conv2d({4.0: quarter, 2.0: half}.get(scale, in_channels), out_channels, 1)
+        self.proj2 = Conv2d(out_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.scale_layers:
