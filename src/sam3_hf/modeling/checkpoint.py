@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 __all__ = ["Checkpoint", "canonical_key", "describe_keys"]
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-# Recent transformers (5.10 to 5.23 at least) puts `tracker_model.` before names that are whole already.
+# transformers 5.23 puts `tracker_model.` before names that are whole already.
 _PREFIXED_TWICE = re.compile(r"tracker_model\.(?=(tracker_model|tracker_neck|detector_model)\.)")
 
 
