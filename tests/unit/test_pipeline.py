@@ -11,8 +11,9 @@ import transformers
 from PIL import Image
 
 import sam3_hf.pipelines
+from sam3_hf.cli import main
 from sam3_hf.configuration import tiny_config
-from sam3_hf.modeling import Sam3Model
+from sam3_hf.modeling import Sam3Detector, Sam3Model
 from sam3_hf.ops.masks import rle_decode
 from sam3_hf.pipelines import TASK, ConceptSegmentationPipeline
 
@@ -267,3 +268,17 @@ def test_registering_again_changes_nothing(caplog: pytest.LogCaptureFixture) -> 
     before = dict(transformers.pipelines.PIPELINE_REGISTRY.supported_tasks[TASK])
     sam3_hf.pipelines.register()
     assert transformers.pipelines.PIPELINE_REGISTRY.supported_tasks[TASK] == before
+
+
+def test_a_directory_with_the_detector_alone_opens(
+    model: Sam3Model, pipe: ConceptSegmentationPipeline, tmp_path: Path
+) -> None:
+    """As the reference's trainer's checkpoints become; through transformers' own factory, and on the command line."""
+    model.detector_model.save_pretrained(tmp_path / "detector")
+    pipe.processor.save_pretrained(tmp_path / "detector")
+    opened = transformers.pipeline(TASK, model=str(tmp_path / "detector"), device="cpu")
+    assert isinstance(opened.model, Sam3Detector)
+    _assert_same(opened(_picture(), text="dog", **ANY_SCORE), pipe(_picture(), text="dog", **ANY_SCORE))
+    _picture().save(tmp_path / "picture.png")
+    command = ["segment", str(tmp_path / "picture.png"), "--text", "dog", "--threshold", "0"]
+    assert main([*command, "--model", str(tmp_path / "detector"), "--output", str(tmp_path / "out")]) == 0

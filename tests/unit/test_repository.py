@@ -99,7 +99,7 @@ def test_relative_links_resolve(page: Path) -> None:
 def test_python_blocks_parse(page: Path) -> None:
     for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language in ("python", "py"):
-            ast.parse(code)
+            assert ast.parse(code).body, f"an empty block in {page.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -77,7 +77,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 # On a CPU, a wide layer's activations of a whole picture (98 MB in float32) are fetched anew from the kernel each time;
-# those of a quarter of it are small enough for the allocator to keep, which saves a tenth of the time.
+# those of a quarter of it are small enough for the allocator to keep, which saved 8 % on 2 cores.
 TOKENS_AT_ONCE = 1296
 
 
