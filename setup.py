@@ -5,10 +5,19 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "train": ["accelerate>=1.1", "datasets>=3.0", "peft>=0.15", "pyyaml>=6.0", "tensorboard>=2.15"],
+    "train": ["datasets>=3.0", "peft>=0.15", "pycocotools>=2.0.8", "pyyaml>=6.0", "tensorboard>=2.15"],
     "video": ["av>=12.0"],
     "demo": ["gradio>=5.0"],
-    "dev": ["mypy>=1.15", "pycocotools>=2.0.8", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
+    "dev": [
+        "datasets>=3.0",
+        "mypy>=1.15",
+        "peft>=0.15",
+        "pycocotools>=2.0.8",
+        "pytest>=8.0",
+        "pytest-xdist>=3.5",
+        "pyyaml>=6.0",
+        "ruff>=0.9",
+    ],
 }
 
 setup(
@@ -35,6 +44,7 @@ setup(
         "regex>=2024.4",
         "requests>=2.31",
         "safetensors>=0.5",
+        "scipy>=1.11",
         "tokenizers>=0.22",
         "tqdm>=4.66",
     ],

@@ -10,6 +10,7 @@ from .configuration_detector import (
     Sam3VisionConfig,
     Sam3ViTConfig,
 )
+from .configuration_loss import Sam3LossConfig
 from .configuration_sam3 import Sam3Config, tiny_config
 from .configuration_tracker import Sam3TrackerConfig, Sam3TrackerMaskDecoderConfig, Sam3TrackerPromptEncoderConfig
 
@@ -19,6 +20,7 @@ __all__ = [
     "Sam3DETREncoderConfig",
     "Sam3DetectorConfig",
     "Sam3GeometryEncoderConfig",
+    "Sam3LossConfig",
     "Sam3MaskDecoderConfig",
     "Sam3TextConfig",
     "Sam3TrackerConfig",

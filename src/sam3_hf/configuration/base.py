@@ -27,6 +27,7 @@ class Sam3BaseConfig(PreTrainedConfig):
     """A configuration whose nested parts (`sub_configs`) are dicts, configurations, or not given (then defaults)."""
 
     sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["loss_dict", "vision_embeds"]  # read by Trainer
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, part in self.sub_configs.items():

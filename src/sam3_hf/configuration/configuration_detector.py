@@ -1,8 +1,10 @@
 """Configuration of the detector: vision tower, text tower, exemplar encoder, fusion encoder, decoder, mask head."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 from .base import Sam3BaseConfig, Sam3RootConfig, square_size
+from .configuration_loss import Sam3LossConfig
 
 __all__ = [
     "Sam3DETRDecoderConfig",
@@ -178,11 +180,15 @@ class Sam3DETREncoderConfig(_TransformerConfig):
 
 
 class Sam3DETRDecoderConfig(_TransformerConfig):
-    """Configuration of the decoder; `num_queries` bounds how many objects one row can return."""
+    """Configuration of the decoder; `num_queries` bounds how many objects one row can return.
+
+    `presence` False is for comparisons: the model says that every phrase is there, and queries decide alone.
+    """
 
     model_type = "sam3_detr_decoder"
 
     num_queries: int = 200
+    presence: bool = True
 
 
 class Sam3MaskDecoderConfig(Sam3BaseConfig):
@@ -209,7 +215,10 @@ _DETECTOR_PARTS: dict[str, type[Sam3BaseConfig]] = {
 
 
 class Sam3DetectorConfig(Sam3RootConfig):
-    """Configuration of `Sam3Detector`; equals `detector_config` in the hub's `config.json` (model_type `sam3`)."""
+    """Configuration of `Sam3Detector`; equals `detector_config` in the hub's `config.json` (model_type `sam3`).
+
+    `loss_config`: fields of `Sam3LossConfig` that differ from the released recipe, for training; None: none do.
+    """
 
     model_type = "sam3"
     base_config_key = "detector_config"
@@ -221,7 +230,22 @@ class Sam3DetectorConfig(Sam3RootConfig):
     detr_encoder_config: Any = None
     detr_decoder_config: Any = None
     mask_decoder_config: Any = None
+    loss_config: Any = None
     initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if isinstance(self.loss_config, Sam3LossConfig):
+            self.loss_config = dataclasses.asdict(self.loss_config)
+        Sam3LossConfig(**(self.loss_config or {}))
+
+    @property
+    def losses(self) -> Sam3LossConfig:
+        """Weights and rules of the training losses: the released ones, changed by `loss_config`."""
+        changes = dict(self.loss_config or {})
+        if not self.detr_decoder_config.presence:
+            changes["weight_presence"] = 0.0
+        return Sam3LossConfig(**changes)
 
     @property
     def image_size(self) -> int:

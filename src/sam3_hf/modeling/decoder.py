@@ -13,13 +13,15 @@ from .layers import Attention, FeedForward, Float32MLP, inverse_sigmoid, sine_po
 
 __all__ = ["Decoder", "DecoderOutput"]
 
+ALWAYS_PRESENT = 30.0  # sigmoid(30) is 1 in float32
+
 
 @dataclass
 class DecoderOutput:
     """What each decoder layer says, stacked over layers.
 
     Attributes:
-        queries: (num_layers, num_rows, num_queries, channels), normalised.
+        queries: (num_layers, num_rows, num_queries, channels), normalised; with DAC the copies follow the queries.
         boxes: (num_layers, num_rows, num_queries, 4) cxcywh in 0..1, float32.
         presence_logits: (num_layers, num_rows, 1) float32.
     """
@@ -54,9 +56,13 @@ class DecoderLayer(GradientCheckpointingLayer):
         image: Tensor,
         image_with_position: Tensor,
         box_bias: Tensor,
+        num_copies: int = 0,
     ) -> Tensor:
-        placed = x + query_position
-        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(placed, placed, x)))
+        # DAC's copies come last and attend to the prompt and the picture only, not to other queries.
+        own = x[:, : x.shape[1] - num_copies]
+        placed = own + query_position[:, : own.shape[1]]
+        attended = own + self.dropout(self.self_attn(placed, placed, own))
+        x = self.self_attn_layer_norm(torch.cat((attended, x[:, own.shape[1] :]), 1) if num_copies else attended)
         y = self.text_cross_attn(x + query_position, prompt, prompt, prompt_bias)
         x = self.text_cross_attn_layer_norm(x + self.dropout(y))
         y = self.vision_cross_attn(x + query_position, image_with_position, image, box_bias)
@@ -84,6 +90,9 @@ class Decoder(nn.Module):
         self.presence_head = Float32MLP(size, size, size, 1)
         self.box_head = Float32MLP(size, size, size, 4)
         self.ref_point_head = Float32MLP(2 * size, size, size)
+        # Training starts from boxes all over the picture, which the first layers leave as they are.
+        self.reference_points.holds_boxes = True
+        self.box_head.get_submodule("layer3").starts_at_zero = True
         self.box_rpb_embed_x = Float32MLP(2, size, config.num_attention_heads)
         self.box_rpb_embed_y = Float32MLP(2, size, config.num_attention_heads)
 
@@ -109,6 +118,12 @@ class Decoder(nn.Module):
         bias[:, :, 1:] = (along_y[..., :, None] + along_x[..., None, :]).flatten(-2)
         return bias
 
+    def _presence(self, token: Tensor) -> Tensor:
+        """(rows, 1) presence logit; without presence head a constant that makes the probability 1."""
+        if self.config.presence:
+            return self.presence_head(self.presence_layer_norm(token))
+        return torch.full((len(token), 1), ALWAYS_PRESENT, device=token.device)
+
     def forward(
         self,
         image: Tensor,
@@ -116,6 +131,7 @@ class Decoder(nn.Module):
         map_size: tuple[int, int],
         prompt: Tensor,
         prompt_bias: Tensor | None,
+        dac: bool = False,
     ) -> DecoderOutput:
         """Decodes rows.
 
@@ -125,20 +141,24 @@ class Decoder(nn.Module):
             map_size: (height, width) of the map.
             prompt: (rows, length, channels).
             prompt_bias: (rows, 1, 1, length) hides padding, or None.
+            dac: append a copy of every query, to be matched one-to-many in training (Hu et al. 2023, DAC-DETR).
         """
         num_rows, dtype = image.shape[0], image.dtype
-        x = torch.cat((self.presence_token.weight, self.query_embed.weight)).expand(num_rows, -1, -1)
-        boxes = self.reference_points.weight.float().sigmoid().expand(num_rows, -1, -1)
+        copies = [self.query_embed.weight] if dac else []
+        x = torch.cat((self.presence_token.weight, self.query_embed.weight, *copies)).expand(num_rows, -1, -1)
+        boxes = self.reference_points.weight.float().sigmoid()
+        boxes = (boxes.repeat(2, 1) if dac else boxes).expand(num_rows, -1, -1)
+        num_copies = self.config.num_queries if dac else 0
         image_with_position = image + position.to(dtype)
         queries, all_boxes, presence = [], [], []
         for layer in self.layers:
             query_position = F.pad(self._query_position(boxes).to(dtype), (0, 0, 1, 0))
             box_bias = self._box_bias(boxes, *map_size, dtype)
-            x = layer(x, query_position, prompt, prompt_bias, image, image_with_position, box_bias)
+            x = layer(x, query_position, prompt, prompt_bias, image, image_with_position, box_bias, num_copies)
             normed = self.output_layer_norm(x[:, 1:])
             refined = (inverse_sigmoid(boxes) + self.box_head(normed)).sigmoid()
             queries.append(normed)
             all_boxes.append(refined)
-            presence.append(self.presence_head(self.presence_layer_norm(x[:, 0])))
+            presence.append(self._presence(x[:, 0]))
             boxes = refined.detach()
         return DecoderOutput(torch.stack(queries), torch.stack(all_boxes), torch.stack(presence))

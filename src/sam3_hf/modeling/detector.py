@@ -1,11 +1,15 @@
 """`Sam3Detector`: every object of a concept in a picture."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..configuration import Sam3DetectorConfig
+from ..losses import Normalizer, QueryAnswers, Targets, detection_loss
+from ..ops.boxes import box_cxcywh_to_xyxy
 from .decoder import Decoder
 from .exemplar_encoder import ExemplarEncoder, Exemplars
 from .fusion_encoder import FusionEncoder
@@ -21,6 +25,25 @@ __all__ = ["Sam3Detector"]
 ROWS_AT_ONCE = 4
 
 
+@dataclass
+class _Answers:
+    """What rows answer before masks are made; with DAC, twice as many queries.
+
+    Attributes:
+        logits: (num_layers, rows, queries).
+        boxes: (num_layers, rows, queries, 4) cxcywh.
+        presence: (num_layers, rows, 1).
+        queries: (rows, queries, channels) of the last layer.
+        pixels: (rows, channels, 4·grid, 4·grid).
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    presence: Tensor
+    queries: Tensor
+    pixels: Tensor
+
+
 class Sam3Detector(Sam3PreTrainedModel):
     """The concept half of SAM 3: a phrase, example boxes and points, or all of them → masks of every matching object.
 
@@ -31,6 +54,7 @@ class Sam3Detector(Sam3PreTrainedModel):
 
     config_class = Sam3DetectorConfig
     config: Sam3DetectorConfig
+    accepts_loss_kwargs = True  # transformers' Trainer: `forward` normalises by `num_items_in_batch`
 
     def __init__(self, config: Sam3DetectorConfig) -> None:
         super().__init__(config)
@@ -81,8 +105,10 @@ class Sam3Detector(Sam3PreTrainedModel):
         input_points_labels: Tensor | None = None,
         image_ids: Tensor | None = None,
         original_sizes: Tensor | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
+        num_items_in_batch: Normalizer | None = None,
     ) -> Sam3ImageSegmentationOutput:
-        """Masks, boxes, logits and presence of each row (picture-phrase pair).
+        """Masks, boxes, logits and presence of each row (picture-phrase pair); with labels, the training loss.
 
         Rows are matched to pictures by `image_ids`; without it, row i is picture i, or all rows ask the one picture, or
         one phrase asks all pictures. The vision tower runs once per picture, whatever the number of rows.
@@ -97,9 +123,15 @@ class Sam3Detector(Sam3PreTrainedModel):
             input_points_labels: as for boxes.
             image_ids: (num_rows,) index of each row's picture.
             original_sizes: not used; accepted so that `model(**processor_output)` works.
+            labels: per row `{"boxes": (n, 4) cxcywh in 0..1, "masks": (n, h, w) bool}` with n 0 where the phrase is
+                absent; either key may be missing. In training mode, masks are then made for matched queries only and
+                `pred_masks` is None.
+            num_items_in_batch: totals of all micro-batches of an optimizer step, by which the loss is normalised; None:
+                the counts of this batch, averaged over processes.
 
         Raises:
             ValueError: when pictures or phrases are missing or given twice, or when shapes do not fit together.
+            TypeError: for labels that are not a list of dicts.
         """
         vision = self._vision(pixel_values, vision_embeds)
         text, text_valid = self._text(input_ids, attention_mask, text_embeds)
@@ -120,15 +152,28 @@ class Sam3Detector(Sam3PreTrainedModel):
         begun = self.detr_encoder.begin(coarse.flatten(2).transpose(1, 2), position)
         # Without gradients, rows go through in groups: 16 rows at once would hold gigabytes of pixel embeddings.
         step = num_rows if torch.is_grad_enabled() else ROWS_AT_ONCE
-        answers = []
+        training = self.training and labels is not None
+        targets = None if labels is None else Targets.pack(labels, num_rows, text.device)
+        dac = training and self.config.losses.dac
+        outputs: list[Sam3ImageSegmentationOutput] = []
+        groups: list[_Answers] = []
         for i in range(0, num_rows, step):
             rows = slice(i, i + step)
-            exemplars = [None if e is None else e[rows] for e in (boxes, points)]
+            exemplars = (None if boxes is None else boxes[rows], None if points is None else points[rows])
             pictures = rows if image_ids is None else image_ids[rows]
-            answers.append(self._detect(vision, begun, position, pictures, text[rows], text_valid[rows], *exemplars))
-        parts = answers[0] if len(answers) == 1 else [torch.cat(part) for part in zip(*answers, strict=True)]
-        names = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semantic_seg")
-        return Sam3ImageSegmentationOutput(**dict(zip(names, parts, strict=True)), vision_embeds=vision)
+            found = self._detect(vision, begun, position, pictures, text[rows], text_valid[rows], exemplars, dac)
+            outputs.append(self._output(found, with_masks=not training))
+            if targets is not None:
+                groups.append(
+                    found if training else replace(found, pixels=found.pixels[:0])
+                )  # pixels are the heavy part
+        output = outputs[0] if len(outputs) == 1 else _concatenated(outputs)
+        output.vision_embeds = vision
+        if labels is not None and targets is not None:
+            if num_items_in_batch is None:
+                num_items_in_batch = Normalizer.of(labels).over_processes(text.device, mean=True)
+            self._add_loss(output, groups, targets, num_items_in_batch)
+        return output
 
     def _vision(
         self, pixel_values: Tensor | None, vision_embeds: Sam3VisionEncoderOutput | None
@@ -172,24 +217,78 @@ class Sam3Detector(Sam3PreTrainedModel):
         pictures: slice | Tensor,
         text: Tensor,
         text_valid: Tensor,
-        boxes: Exemplars | None,
-        points: Exemplars | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Masks, boxes, logits, presence and semantic map of rows that ask `pictures`."""
+        exemplars: tuple[Exemplars | None, Exemplars | None],
+        dac: bool,
+    ) -> _Answers:
+        """What rows answer that ask `pictures`."""
         fine, middle, coarse = vision.fpn_hidden_states  # type: ignore[misc]
-        exemplars, exemplars_valid = self.geometry_encoder(coarse[pictures], position, boxes, points)
-        prompt, valid = torch.cat((text, exemplars), 1), torch.cat((text_valid, exemplars_valid), 1)
+        shown, shown_valid = self.geometry_encoder(coarse[pictures], position, *exemplars)
+        prompt, valid = torch.cat((text, shown), 1), torch.cat((text_valid, shown_valid), 1)
         bias = key_padding_bias(valid, prompt.dtype)
         image = self.detr_encoder(begun[pictures], position, prompt, bias)
         map_size = (coarse.shape[-2], coarse.shape[-1])
-        decoded = self.detr_decoder(image, position, map_size, prompt, bias)
-        logits = self.dot_product_scoring(decoded.queries[-1:], prompt, valid)
+        decoded = self.detr_decoder(image, position, map_size, prompt, bias, dac)
+        logits = self.dot_product_scoring(decoded.queries, prompt, valid)
         # One picture's finer maps serve all rows as they are.
         finer = [fine, middle] if fine.shape[0] == 1 else [fine[pictures], middle[pictures]]
-        masks, semantic = self.mask_decoder(decoded.queries[-1], image, finer, prompt, bias)
-        x, y, w, h = decoded.boxes[-1].unbind(-1)
-        corners = torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), -1)
-        return masks, corners, logits[-1], decoded.presence_logits[-1], semantic
+        pixels = self.mask_decoder.pixels(image, finer, prompt, bias)
+        return _Answers(logits, decoded.boxes, decoded.presence_logits, decoded.queries[-1], pixels)
+
+    def _output(self, found: _Answers, with_masks: bool) -> Sam3ImageSegmentationOutput:
+        """The last layer's answers, without DAC's copies."""
+        own = self.config.detr_decoder_config.num_queries
+        return Sam3ImageSegmentationOutput(
+            pred_masks=self.mask_decoder.instances(found.queries[:, :own], found.pixels) if with_masks else None,
+            pred_boxes=box_cxcywh_to_xyxy(found.boxes[-1, :, :own]),
+            pred_logits=found.logits[-1, :, :own],
+            presence_logits=found.presence[-1],
+            semantic_seg=self.mask_decoder.semantic(found.pixels),
+        )
+
+    def _add_loss(
+        self, output: Sam3ImageSegmentationOutput, groups: list[_Answers], targets: Targets, normalizer: Normalizer
+    ) -> None:
+        """Sets `loss` and `loss_dict` of `output`."""
+        if not isinstance(normalizer, Normalizer):
+            raise TypeError(f"num_items_in_batch must be a sam3_hf.losses.Normalizer or None, got {normalizer!r}")
+        own = self.config.detr_decoder_config.num_queries
+        names = ("logits", "boxes", "presence")
+        logits, boxes, presence = (torch.cat([getattr(group, name) for group in groups], 1) for name in names)
+
+        def made(rows: Tensor, queries: Tensor) -> Tensor:
+            if output.pred_masks is not None:
+                return output.pred_masks[rows, queries]
+            return self._matched_masks(groups[0], rows, queries)
+
+        def copied(rows: Tensor, queries: Tensor) -> Tensor:
+            return self._matched_masks(groups[0], rows, queries + own)
+
+        answers = QueryAnswers(logits[:, :, :own], boxes[:, :, :own], made)
+        copies = QueryAnswers(logits[:, :, own:], boxes[:, :, own:], copied) if logits.shape[2] > own else None
+        assert output.semantic_seg is not None
+        output.loss, output.loss_dict = detection_loss(
+            answers, copies, presence[..., 0], output.semantic_seg, targets, normalizer, self.config.losses
+        )
+
+    def _matched_masks(self, found: _Answers, rows: Tensor, queries: Tensor) -> Tensor:
+        """Mask logits (N, 4·grid, 4·grid) of queries; `rows` ascend, so that each row's stand side by side."""
+        num_rows = len(found.queries)
+        counts = torch.bincount(rows, minlength=num_rows)
+        place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        padded = queries.new_zeros(num_rows, max(1, int(counts.max())))
+        padded[rows, place] = queries
+        wanted = found.queries.gather(1, padded[..., None].expand(-1, -1, found.queries.shape[-1]))
+        return self.mask_decoder.instances(wanted, found.pixels)[rows, place]
+
+
+def _concatenated(outputs: list[Sam3ImageSegmentationOutput]) -> Sam3ImageSegmentationOutput:
+    """Groups of rows one after the other."""
+    joined = Sam3ImageSegmentationOutput()
+    for field in fields(joined):
+        parts = [getattr(output, field.name) for output in outputs]
+        if isinstance(parts[0], Tensor):
+            setattr(joined, field.name, torch.cat(parts))
+    return joined
 
 
 def _rows(num_images: int, given: dict[str, int | None], image_ids: Tensor | None) -> tuple[int, Tensor | None]:

@@ -82,13 +82,10 @@ class MaskHead(nn.Module):
         self.instance_projection = Conv2d(size, size, 1)
         self.semantic_projection = Conv2d(size, 1, 1)
 
-    def forward(
-        self, queries: Tensor, image: Tensor, finer: list[Tensor], prompt: Tensor, prompt_bias: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Masks (rows, queries, 4·grid, 4·grid) and semantic map (rows, 1, 4·grid, 4·grid), both logits.
+    def pixels(self, image: Tensor, finer: list[Tensor], prompt: Tensor, prompt_bias: Tensor | None) -> Tensor:
+        """Pixel embeddings (rows, channels, 4·grid, 4·grid).
 
         Args:
-            queries: (rows, queries, channels) of the last decoder layer.
             image: (rows, grid², channels) fused picture tokens.
             finer: the neck's two finer maps of each row's picture; a batch of 1 serves all rows.
             prompt: (rows, length, channels).
@@ -97,9 +94,16 @@ class MaskHead(nn.Module):
         y = self.prompt_cross_attn(self.prompt_cross_attn_norm(image), prompt, prompt, prompt_bias)
         image = image + self.prompt_cross_attn_dropout(y)
         grid = finer[-1].shape[-1] // 2
-        pixels = self.pixel_decoder(image.transpose(1, 2).unflatten(2, (-1, grid)), finer)
-        embedded = self.mask_embedder(queries)
+        return self.pixel_decoder(image.transpose(1, 2).unflatten(2, (-1, grid)), finer)
+
+    def instances(self, queries: Tensor, pixels: Tensor) -> Tensor:
+        """Mask logits (rows, queries, 4·grid, 4·grid) of `queries` (rows, queries, channels)."""
         # ⟨q, W·x + b⟩ = ⟨Wᵀ·q, x⟩ + ⟨q, b⟩: applying W to the few queries saves a convolution over all pixels.
+        embedded = self.mask_embedder(queries)
         weight, bias = self.instance_projection.weight[:, :, 0, 0], self.instance_projection.bias
         masks = (embedded @ weight) @ pixels.flatten(2) + (embedded @ bias)[..., None]
-        return masks.unflatten(2, pixels.shape[-2:]), self.semantic_projection(pixels)
+        return masks.unflatten(2, pixels.shape[-2:])
+
+    def semantic(self, pixels: Tensor) -> Tensor:
+        """Logits (rows, 1, 4·grid, 4·grid) of the concept as a whole."""
+        return self.semantic_projection(pixels)

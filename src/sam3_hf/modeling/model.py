@@ -1,10 +1,12 @@
 """`Sam3Model`: detector and tracker on one vision tower."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..configuration import Sam3Config
+from ..losses import Normalizer
 from .detector import Sam3Detector
 from .outputs import (
     Sam3ImageSegmentationOutput,
@@ -30,6 +32,7 @@ class Sam3Model(Sam3PreTrainedModel):
 
     config_class = Sam3Config
     config: Sam3Config
+    accepts_loss_kwargs = True
 
     def __init__(self, config: Sam3Config) -> None:
         super().__init__(config)
@@ -111,8 +114,12 @@ class Sam3Model(Sam3PreTrainedModel):
         image_ids: Tensor | None = None,
         original_sizes: Tensor | None = None,
         input_labels: Tensor | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
+        num_items_in_batch: Normalizer | None = None,
     ) -> Sam3ImageSegmentationOutput:
-        """Masks, boxes, logits and presence of each row (picture-phrase pair); see `Sam3Detector.forward`."""
+        """Masks, boxes, logits and presence of each row (picture-phrase pair), with labels the training loss of the
+        concept half; see `Sam3Detector.forward`.
+        """
         if input_labels is not None:
             raise ValueError(
                 "input_labels belong to click prompts (one mask per object): call model.segment_objects(**inputs); "
@@ -130,4 +137,6 @@ class Sam3Model(Sam3PreTrainedModel):
             input_points_labels=input_points_labels,
             image_ids=image_ids,
             original_sizes=original_sizes,
+            labels=labels,
+            num_items_in_batch=num_items_in_batch,
         )

@@ -45,6 +45,8 @@ class Sam3ImageSegmentationOutput(ModelOutput):
     """What the detector answers for each row (picture-phrase pair).
 
     Attributes:
+        loss: with labels, the training loss.
+        loss_dict: with labels, its weighted terms by name, detached; they sum up to `loss`.
         pred_masks: (num_rows, num_queries, 4·grid, 4·grid) mask logits: a pixel belongs to the object where > 0.
         pred_boxes: (num_rows, num_queries, 4) xyxy as fractions of the picture.
         pred_logits: (num_rows, num_queries): is this query one of the phrase's objects, given that there are any?
@@ -53,6 +55,8 @@ class Sam3ImageSegmentationOutput(ModelOutput):
         vision_embeds: features of the pictures, for further prompts on them.
     """
 
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
     pred_masks: Tensor | None = None
     pred_boxes: Tensor | None = None
     pred_logits: Tensor | None = None

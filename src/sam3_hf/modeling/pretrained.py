@@ -56,6 +56,14 @@ class Sam3PreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        # DETR's first weights, from which a model can be trained: Xavier for products, so that signals keep their size.
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            init.xavier_uniform_(module.weight)
+        if getattr(module, "starts_at_zero", False):
+            init.zeros_(module.weight)
+        if getattr(module, "holds_boxes", False):  # logits of cxcywh: centres all over the picture, sides of 5 to 50 %
+            init.uniform_(module.weight, -3.0, 0.0)
+            init.uniform_(module.weight[:, :2], -2.5, 2.5)
         for name, parameter in module.named_parameters(recurse=False):
             if name.startswith(_BARE_PARAMETERS):
                 init.normal_(parameter, std=self.config.initializer_range)
