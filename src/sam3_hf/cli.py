@@ -1,4 +1,4 @@
-"""The command `sam3-hf`: segment pictures, convert checkpoints.
+"""The command `sam3-hf`: segment pictures, convert checkpoints, train.
 
 Heavy modules are imported inside the functions that need them, so that `sam3-hf --help` answers at once.
 """
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_segment(commands.add_parser("segment", help="segment pictures", epilog=EPILOG, description=_SEGMENT))
     _add_convert(commands.add_parser("convert", help="convert a checkpoint", description=_CONVERT))
+    from .training.cli_train import add_train_command
+
+    add_train_command(commands)
     return parser
 
 

@@ -2,8 +2,8 @@
 
 usage: PEERS/python tests/golden/make_losses.py   (needs the packages `sam3` 0.1.4, torch, torchmetrics; no GPU)
 
-Cases: `one` (a single target), `none` (no phrase is present), `boxes` (no target has a mask), `some` (every other target
-has one). The last two differ from the reference's own script in `is_valid_mask` alone.
+Cases: `one` (a single target), `none` (no phrase is present), `boxes` (no target has a mask), `some` (every other one
+has). The last two differ from the reference's own script in `is_valid_mask` alone.
 """
 
 import sys

@@ -224,7 +224,7 @@ def test_labels_that_cannot_be_used_say_why(
 
 
 def test_loss_config_is_checked_and_travels_with_the_model(tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="must not be negative.*weight_mask"):
+    with pytest.raises(ValueError, match=r"must not be negative.*weight_mask"):
         Sam3LossConfig(weight_mask=-1)
     with pytest.raises(ValueError, match="mask_points"):
         Sam3LossConfig(mask_points=0)

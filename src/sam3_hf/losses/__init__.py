@@ -2,6 +2,7 @@
 
 from .criterion import QueryAnswers, detection_loss
 from .matcher import Match, match_one_to_many, match_one_to_one
+from .objects import object_loss
 from .targets import Normalizer, Targets
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "detection_loss",
     "match_one_to_many",
     "match_one_to_one",
+    "object_loss",
 ]

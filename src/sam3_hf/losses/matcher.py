@@ -63,7 +63,8 @@ def match_one_to_one(logits: Tensor, boxes: Tensor, targets: Targets, config: Sa
             distance = torch.cdist(boxes[:, row], wanted.expand(len(boxes), -1, -1), p=1)
             overlap = _pairwise_giou(box_cxcywh_to_xyxy(boxes[:, row]), box_cxcywh_to_xyxy(wanted))
             cost = config.cost_bbox * distance + config.cost_class * cost_class[:, row, :, None]
-            per_row.append((row, start, (cost + config.cost_giou * -overlap).cpu().numpy()))
+            # A NaN, which the assignment would refuse, costs most: the loss itself is NaN then and says so.
+            per_row.append((row, start, (cost + config.cost_giou * -overlap).nan_to_num(nan=1e6).cpu().numpy()))
         start += count
     matches = []
     for layer in range(len(logits)):

@@ -91,8 +91,8 @@ class Decoder(nn.Module):
         self.box_head = Float32MLP(size, size, size, 4)
         self.ref_point_head = Float32MLP(2 * size, size, size)
         # Training starts from boxes all over the picture, which the first layers leave as they are.
-        self.reference_points.holds_boxes = True
-        self.box_head.get_submodule("layer3").starts_at_zero = True
+        self.reference_points.__dict__["holds_boxes"] = True
+        self.box_head.get_submodule("layer3").__dict__["starts_at_zero"] = True
         self.box_rpb_embed_x = Float32MLP(2, size, config.num_attention_heads)
         self.box_rpb_embed_y = Float32MLP(2, size, config.num_attention_heads)
 
@@ -147,7 +147,7 @@ class Decoder(nn.Module):
         copies = [self.query_embed.weight] if dac else []
         x = torch.cat((self.presence_token.weight, self.query_embed.weight, *copies)).expand(num_rows, -1, -1)
         boxes = self.reference_points.weight.float().sigmoid()
-        boxes = (boxes.repeat(2, 1) if dac else boxes).expand(num_rows, -1, -1)
+        boxes = (boxes.repeat(2, 1) if dac else boxes)[None]  # the first layer's are the same for all rows
         num_copies = self.config.num_queries if dac else 0
         image_with_position = image + position.to(dtype)
         queries, all_boxes, presence = [], [], []

@@ -216,7 +216,10 @@ class Float32MLP(MLP):
             for i in range(self.num_layers):
                 layer = self.get_submodule(f"layer{i + 1}")
                 assert isinstance(layer, nn.Linear)
-                x = F.linear(x, layer.weight.float(), layer.bias.float())
+                # As `F.linear`, but weights of few columns (2 for the box-relative bias) get their gradient from a
+                # product that is 15 times faster on a CPU: autograd follows the layout of the second factor.
+                columns = layer.weight.float().t().contiguous()
+                x = torch.addmm(layer.bias.float(), x.flatten(0, -2), columns).unflatten(0, x.shape[:-1])
                 x = F.relu(x) if i < self.num_layers - 1 else x
             return x
 

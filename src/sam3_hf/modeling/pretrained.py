@@ -59,11 +59,14 @@ class Sam3PreTrainedModel(PreTrainedModel):
         # DETR's first weights, from which a model can be trained: Xavier for products, so that signals keep their size.
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             init.xavier_uniform_(module.weight)
-        if getattr(module, "starts_at_zero", False):
+        if isinstance(module, nn.Linear) and getattr(module, "starts_at_zero", False):
             init.zeros_(module.weight)
-        if getattr(module, "holds_boxes", False):  # logits of cxcywh: centres all over the picture, sides of 5 to 50 %
-            init.uniform_(module.weight, -3.0, 0.0)
-            init.uniform_(module.weight[:, :2], -2.5, 2.5)
+        if isinstance(module, nn.Embedding) and getattr(module, "holds_boxes", False):
+            # Logits of cxcywh: centres all over the picture, sides of 5 to 50 % of it.
+            # As one tensor: a slice has lost transformers' mark of a weight that was loaded.
+            centres, sides = torch.empty(len(module.weight), 2), torch.empty(len(module.weight), 2)
+            boxes = torch.cat((centres.uniform_(-2.5, 2.5), sides.uniform_(-3.0, 0.0)), 1)
+            init.copy_(module.weight, boxes.to(module.weight))
         for name, parameter in module.named_parameters(recurse=False):
             if name.startswith(_BARE_PARAMETERS):
                 init.normal_(parameter, std=self.config.initializer_range)
