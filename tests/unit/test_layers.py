@@ -44,3 +44,47 @@ def test_emulated_half_precision_is_done_in_float32(dtype: torch.dtype, monkeypa
             assert (out.float() - exact).abs().max() < 0.05
         assert torch.equal(out, exact.to(dtype))  # the last one, in float32
     assert not layers.needs_float32(torch.ones(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 40, 16), (1, 2, 1100, 8)], ids=["windows", "one long sequence"])
+def test_attention_in_pieces_equals_the_whole(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "LOGITS_AT_ONCE", 5000)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(shape, generator=generator) for _ in range(3))
+    whole = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    assert torch.allclose(layers._attend_in_pieces(query, key, value), whole, atol=1e-5)
+
+
+def test_attention_goes_in_pieces_only_without_gradients_and_in_fast_half_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = []
+    whole = layers._attend_in_pieces
+    monkeypatch.setattr(layers, "multiplies_fast", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(layers, "_attend_in_pieces", lambda *given: taken.append(given) or whole(*given))
+    x = torch.randn(2, 2, 256, 8)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        layers.attend(*[x.to(dtype)] * 3, "sdpa")
+    assert not taken
+    with torch.no_grad():
+        layers.attend(*[x] * 3, "sdpa")
+        layers.attend(*[x.to(torch.float16)] * 3, "sdpa")
+        layers.attend(*[x.bfloat16()] * 3, "sdpa", bias=torch.zeros(1, 1, 1, 256, dtype=torch.bfloat16))
+        layers.attend(*[x.bfloat16()] * 3, "eager")
+        assert not taken
+        in_pieces = layers.attend(*[x.bfloat16()] * 3, "sdpa")
+    assert len(taken) == 1
+    assert torch.allclose(in_pieces.float(), layers.attend(*[x] * 3, "sdpa"), atol=0.03)
+
+
+def test_float32_mlp_equals_linear_layers_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    mlp = layers.Float32MLP(2, 16, 4)
+    plain = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    for ours, theirs in ((mlp.layer1, plain[0]), (mlp.layer2, plain[2])):
+        theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 5, 7, 2)
+    assert torch.allclose(mlp(x), plain(x), atol=1e-6)
+    mlp(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    assert torch.allclose(mlp.layer1.weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-4)

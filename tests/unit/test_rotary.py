@@ -25,3 +25,12 @@ def test_products_depend_on_the_distance_alone() -> None:
     k = apply_rotary(key.expand(36, 16), *angles).view(6, 6, 16)
     assert torch.allclose(q[1, 2] @ k[3, 3], q[2, 3] @ k[4, 4], atol=1e-5)
     assert not torch.allclose(q[1, 2] @ k[3, 3], q[1, 2] @ k[3, 4], atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_half_precision_in_pieces_gives_the_same_bits(batch: int) -> None:
+    cosine, sine = axial_rotary(4, 4, 8, 10000.0)
+    x = torch.randn(batch, 2, 16, 8).bfloat16()
+    with torch.no_grad():
+        in_pieces = apply_rotary(x, cosine, sine)
+    assert torch.equal(in_pieces, apply_rotary(x, cosine, sine))

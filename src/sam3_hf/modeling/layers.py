@@ -102,6 +102,8 @@ def attend(
         dropout: rate at which attention weights are dropped.
     """
     if implementation != "eager":
+        if bias is None and not causal and not dropout and _is_faster_in_pieces(query, key):
+            return _attend_in_pieces(query, key, value)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=causal)
     logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if causal:
@@ -110,6 +112,33 @@ def attend(
     if bias is not None:
         logits = logits + bias
     return F.dropout(logits.softmax(-1, dtype=torch.float32).to(query.dtype), dropout) @ value
+
+
+# On a CPU, torch's fused attention multiplies bfloat16 at a third of the speed of plain products. Without gradients,
+# plain products are used there, a piece of the queries at a time: what lies between them then stays in the cache.
+QUERIES_AT_ONCE = 144
+LOGITS_AT_ONCE = 1_500_000
+
+
+def _is_faster_in_pieces(query: Tensor, key: Tensor) -> bool:
+    """Whether attention is large enough, and done where plain half-precision products beat the fused kernel."""
+    if query.device.type != "cpu" or query.dtype not in (torch.bfloat16, torch.float16) or key.shape[-2] < 256:
+        return False
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and multiplies_fast(query.dtype)
+
+
+def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`attend` without bias by plain products: (batch, heads, queries, head_dim)."""
+    num_queries, num_keys = query.shape[-2], key.shape[-2]
+    q, k, v = ((query * query.shape[-1] ** -0.5).flatten(0, 1), key.flatten(0, 1).transpose(1, 2), value.flatten(0, 1))
+    rows = num_queries if num_keys <= 1024 else QUERIES_AT_ONCE
+    heads = max(1, LOGITS_AT_ONCE // (rows * num_keys))
+    out = torch.empty_like(q)
+    for i in range(0, len(q), heads):
+        for j in range(0, num_queries, rows):
+            weights = torch.bmm(q[i : i + heads, j : j + rows], k[i : i + heads]).softmax(-1)
+            out[i : i + heads, j : j + rows] = torch.bmm(weights, v[i : i + heads])
+    return out.view(query.shape)
 
 
 def key_padding_bias(valid: Tensor | None, dtype: torch.dtype) -> Tensor | None:

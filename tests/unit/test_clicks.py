@@ -1,0 +1,84 @@
+"""Clicks in training: where they fall, what is learned from which mask, and that it can be learned."""
+
+import pytest
+import torch
+
+from sam3_hf import Sam3Model, tiny_config
+from sam3_hf.losses import object_loss
+from sam3_hf.training.clicks import click_loss, correction_clicks, drawn_objects, random_points
+
+
+def square(side: int = 16, start: int = 4, end: int = 10) -> torch.Tensor:
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask[start:end, start:end] = True
+    return mask
+
+
+def test_points_fall_into_their_masks() -> None:
+    masks = torch.stack([square(), square(start=0, end=1)]).expand(50, 2, 16, 16)
+    x, y = (random_points(masks) * 16).long().unbind(-1)
+    assert masks.flatten(2).gather(2, (y * 16 + x)[..., None]).all()
+    assert random_points(torch.zeros(3, 16, 16, dtype=torch.bool)).shape == (3, 2)
+
+
+def test_corrections_name_missed_and_false_parts() -> None:
+    wanted = torch.stack([square()] * 2)
+    predicted = torch.stack([torch.zeros(16, 16, dtype=torch.bool), square(start=4, end=16)])
+    points, labels = correction_clicks(predicted, wanted)
+    assert labels.tolist() == [1, 0]
+    assert (points[0] * 16).long().ge(4).all() and (points[0] * 16).long().lt(10).all()
+    assert (points[1] * 16).max() >= 10
+
+
+def test_only_the_best_mask_learns_and_every_iou_does() -> None:
+    wanted = square()[None]
+    good = (wanted.float() * 2 - 1)[:, None] * 4
+    logits = torch.cat((good, -good, torch.zeros_like(good)), 1).requires_grad_()
+    ious = torch.full((1, 3), 0.5, requires_grad=True)
+    score = torch.zeros(1, 1, requires_grad=True)
+    loss, terms = object_loss(logits, ious, score, wanted)
+    loss.backward()
+    assert logits.grad is not None and ious.grad is not None and score.grad is not None
+    assert logits.grad[0, 0].abs().sum() > 0
+    assert logits.grad[0, 1:].abs().sum() == 0
+    assert (ious.grad != 0).all()
+    # IoUs are 1, 0 and 0 (a logit of 0 is not in the mask): each is half wrong.
+    assert terms["loss_iou"].item() == pytest.approx(0.5)
+    assert loss.item() == pytest.approx(sum(terms.values()).item(), rel=1e-6)
+
+
+def test_an_object_that_is_not_there_teaches_its_score_alone() -> None:
+    logits = torch.randn(1, 3, 8, 8)
+    _, terms = object_loss(logits, torch.rand(1, 3), torch.full((1, 1), 9.0), torch.zeros(1, 8, 8, dtype=torch.bool))
+    assert terms["loss_object"].item() == pytest.approx(9.0, abs=1e-3)
+    assert terms["loss_mask"] == terms["loss_dice"] == terms["loss_iou"] == 0
+    with pytest.raises(ValueError, match="2 masks for 1 objects"):
+        object_loss(logits, torch.rand(1, 3), torch.zeros(1, 1), torch.zeros(2, 8, 8, dtype=torch.bool))
+
+
+def test_objects_are_drawn_from_their_own_picture() -> None:
+    labels = [{"masks": square()[None]}, {"masks": torch.zeros(0, 16, 16, dtype=torch.bool)}, {"boxes": None}]
+    drawn = drawn_objects(labels, torch.tensor([1, 1, 0]), 2, count=3)
+    assert drawn[1].equal(square().expand(3, 16, 16))
+    assert not drawn[0].any()
+    with pytest.raises(ValueError, match="nothing to click on"):
+        drawn_objects(labels[2:], torch.tensor([0]), 1, count=3)
+
+
+@pytest.mark.parametrize("box", [False, True], ids=["point", "box"])
+def test_clicks_can_be_learned(box: bool) -> None:
+    torch.manual_seed(0)
+    model = Sam3Model(tiny_config(image_size=112)).train()
+    masks = torch.stack([square(32, 6, 20), torch.zeros(32, 32, dtype=torch.bool)])[None]
+    with torch.no_grad():
+        vision = model.get_vision_features(torch.randn(1, 3, 112, 112))
+    learning = [p for part in (model.tracker_neck, model.tracker_model) for p in part.parameters()]
+    optimizer = torch.optim.Adam(learning, 2e-3)
+    losses = []
+    for _ in range(12):
+        loss, _ = click_loss(model, vision, masks, rounds=2, box=box)
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.7 * losses[0]
