@@ -113,13 +113,15 @@ class Mixture(Dataset[ConceptSample]):
         return source[int(rng.integers(len(source)))]
 
 
-def training_data(folder: Path | None, image_size: int, shares: dict[str, float], seed: int = 0) -> Mixture:
+def training_data(
+    folder: Path | None, image_size: int, shares: dict[str, float], seed: int = 0, max_objects: int = 20
+) -> Mixture:
     """What the bundled model is trained on: scenes, and the photo sets of `folder` that have a share."""
 
     def sampler(assumed_absent: Sequence[str] = ()) -> ConceptSampler:
         return ConceptSampler(positives=2, random_negatives=1, hard_negatives=1, assumed_absent=assumed_absent)
 
-    scenes = SceneDataset(NUM_SCENES, "train", image_size=image_size)
+    scenes = SceneDataset(NUM_SCENES, "train", image_size=image_size, max_objects=max_objects)
     sources = {"scenes": ConceptDataset(scenes, sampler(), None, seed=seed)}
     names = [] if folder is None else [name for name, share in shares.items() if share and name != "scenes"]
     sets = {name: load_coco(folder / name / "train.json") for name in names if folder is not None}
@@ -305,9 +307,9 @@ def train(options: argparse.Namespace) -> None:
         Sam3Model.from_pretrained(options.init, image_size=size) if options.init else Sam3Model(bundled_config(size))
     )
     model.to(place)
-    data = training_data(
-        Path(options.data) if options.data else None, size, MIXTURE | options.share, options.seed * processes + rank
-    )
+    folder = Path(options.data) if options.data else None
+    seed = options.seed * processes + rank
+    data = training_data(folder, size, MIXTURE | options.share, seed, options.max_objects)
     collator = ConceptCollator(Sam3Processor(size=size))
     if options.minutes or options.steps:
         train_detector(model.detector_model, data, collator, options)
@@ -336,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--click-share", type=float, default=0.1, help="budget of the click stage, as a part of the detector's")
     add("--data", help="folder with facade/, nuclei/, clothing/, coco/ (default: concept scenes alone)")
     add("--share", type=_share, action="append", default=[], metavar="NAME=SHARE", help=f"change {MIXTURE}")
+    add("--max-objects", type=int, default=20, help="in a scene; fewer (and so larger) ones are easier to begin with")
     add("--init", help="model to start from")
     add("--image-size", type=int, default=224)
     add("--batch-size", type=int, default=8, help="pictures of a process")
