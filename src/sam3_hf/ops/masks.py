@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["mask_area", "mask_iou", "masks_to_boxes", "rle_decode", "rle_encode"]
+__all__ = [
+    "counts_to_string",
+    "mask_area",
+    "mask_iou",
+    "masks_to_boxes",
+    "rle_decode",
+    "rle_encode",
+    "string_to_counts",
+]
 
 # A float32 sum of ones is exact up to 2**24, so overlaps are counted in pieces of at most this many pixels.
 _PIXELS_PER_PRODUCT = 2**22
@@ -59,7 +67,7 @@ def rle_encode(masks_bool: Tensor) -> list[dict[str, Any]]:
     if masks_bool.ndim != 3:
         raise ValueError(f"rle_encode takes masks (N, H, W), got {tuple(masks_bool.shape)}; add or index an axis.")
     size = list(masks_bool.shape[1:])
-    return [{"size": list(size), "counts": _counts_to_string(_run_lengths(mask))} for mask in masks_bool.bool().cpu()]
+    return [{"size": list(size), "counts": counts_to_string(_run_lengths(mask))} for mask in masks_bool.bool().cpu()]
 
 
 def rle_decode(rle: dict[str, Any]) -> Tensor:
@@ -69,7 +77,7 @@ def rle_decode(rle: dict[str, Any]) -> Tensor:
     """
     height, width = rle["size"]
     counts = rle["counts"]
-    runs = _string_to_counts(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
+    runs = string_to_counts(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(
             f"run lengths sum to {runs.sum()}, expected {height} x {width} = {height * width}: "
@@ -89,7 +97,7 @@ def _run_lengths(mask_bool: Tensor) -> np.ndarray:
     return np.diff(np.concatenate([starts, changes, [pixels.size]]))
 
 
-def _counts_to_string(runs: np.ndarray) -> str:
+def counts_to_string(runs: np.ndarray) -> str:
     """Run lengths as COCO's printable string."""
     numbers = runs.copy()
     numbers[3:] -= runs[1:-2]
@@ -102,7 +110,7 @@ def _counts_to_string(runs: np.ndarray) -> str:
     return chars[group < length[:, None]].astype(np.uint8).tobytes().decode("ascii")
 
 
-def _string_to_counts(counts: str | bytes) -> np.ndarray:
+def string_to_counts(counts: str | bytes) -> np.ndarray:
     """Run lengths (int64) of COCO's printable string."""
     text = counts.encode("ascii") if isinstance(counts, str) else counts
     chars = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48

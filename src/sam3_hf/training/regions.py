@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.masks import _counts_to_string, _string_to_counts
+from ..ops.masks import counts_to_string, string_to_counts
 
 __all__ = ["Region", "mask_runs", "runs_to_box", "runs_to_rle"]
 
@@ -123,7 +123,7 @@ def mask_runs(rle: Mapping[str, Any], size: Size) -> np.ndarray:
     if stated != (height, width):
         raise ValueError(f"the run-length code is for {stated}, its picture is {(height, width)} (height, width).")
     counts = rle["counts"]
-    runs = _string_to_counts(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
+    runs = string_to_counts(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(
             f"the run lengths sum to {runs.sum()}, expected {height} x {width} = {height * width}: "
@@ -134,7 +134,7 @@ def mask_runs(rle: Mapping[str, Any], size: Size) -> np.ndarray:
 
 def runs_to_rle(runs: np.ndarray, size: Size) -> dict[str, Any]:
     """The compressed COCO code `{"size", "counts"}` of run lengths."""
-    return {"size": [int(size[0]), int(size[1])], "counts": _counts_to_string(runs)}
+    return {"size": [int(size[0]), int(size[1])], "counts": counts_to_string(runs)}
 
 
 def runs_to_box(runs: np.ndarray, size: Size) -> tuple[int, int, int, int] | None:
