@@ -5,7 +5,7 @@ usage: python benchmarks/training_memory.py [--image-size 1008] [--rows 1] [--dt
 The forward pass runs on fake tensors, which have shapes and no memory, and every tensor that autograd keeps for the
 backward pass is counted once, by the part that made it. Weights, gradients and optimizer state (AdamW, two moments) are
 counted exactly. Attention is the fused one (dropout is set to 0 for that). What is not counted: workspaces of kernels,
-fragmentation, DAC's copies of the queries, and the tensors of the loss itself; with checkpointing, the activations of the
+fragmentation, DAC's copies of the queries, the tensors of the loss itself; with checkpointing, the activations of the
 one layer that is recomputed come on top. So these figures are a lower bound, computed and not measured.
 """
 
