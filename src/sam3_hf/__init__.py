@@ -11,7 +11,6 @@ from . import _pipeline_hook
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .bundled import bundled_model
     from .configuration import Sam3Config, Sam3DetectorConfig, Sam3TrackerConfig, tiny_config
     from .conversion import convert
     from .modeling import Sam3Detector, Sam3Model, Sam3VideoTracker
@@ -32,7 +31,6 @@ __all__ = [
     "Sam3TrackerProcessor",
     "Sam3VideoTracker",
     "__version__",
-    "bundled_model",
     "convert",
     "draw_instances",
     "tiny_config",
@@ -50,7 +48,6 @@ _HOME = {
     "Sam3TrackerModel": ("modeling", "Sam3VideoTracker"),  # transformers' name, so that its examples run unchanged
     "Sam3TrackerProcessor": ("processing", "Sam3TrackerProcessor"),
     "Sam3VideoTracker": ("modeling", "Sam3VideoTracker"),
-    "bundled_model": ("bundled", "bundled_model"),
     "convert": ("conversion", "convert"),
     "draw_instances": ("visualization", "draw_instances"),
     "tiny_config": ("configuration", "tiny_config"),

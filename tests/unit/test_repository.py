@@ -18,7 +18,7 @@ ALLOWED = {"src/sam3_hf/evaluation/coco_ap.py": {"pycocotools"}}  # COCO's AP is
 # Imports point one way: a part may import parts of a lower rank, and itself.
 RANKS = {
     "version": -1,
-    **dict.fromkeys(("ops", "configuration", "hub", "bundled"), 0),
+    **dict.fromkeys(("ops", "configuration", "hub"), 0),
     "losses": 1,
     **dict.fromkeys(("modeling", "processing", "data"), 2),
     **dict.fromkeys(("conversion", "visualization", "pipelines", "evaluation"), 3),

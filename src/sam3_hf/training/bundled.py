@@ -5,8 +5,7 @@ usage: python -m sam3_hf.training.bundled OUTPUT [--minutes 100 | --steps N] [--
 
 Trains the detector on concept scenes and, with `--data`, on the train splits of COCO JSON folders
 (`FOLDER/NAME/train.json`), then the click heads on the frozen vision tower, and writes the model to OUTPUT/model.
-Stopped at any moment, the same command goes on from the last checkpoint. `docs/tiny_model.md` has the runs behind the
-weights that ship.
+Stopped at any moment, the same command goes on from the last checkpoint. No weights ship yet.
 """
 
 import argparse
