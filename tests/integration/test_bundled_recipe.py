@@ -1,0 +1,38 @@
+"""The recipe of the bundled model runs through both stages, goes on where it stopped, and gives a model that opens."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from sam3_hf import Sam3Model, Sam3Processor
+from sam3_hf.data import concept_scene
+from sam3_hf.training.bundled import bundled_config, main
+
+RECIPE = ["--image-size", "112", "--batch-size", "2", "--workers", "0", "--log-every", "1", "--no-bf16"]
+
+
+def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
+    main([str(tmp_path), *RECIPE, "--steps", "2", "--click-share", "1"])
+    main([str(tmp_path), *RECIPE, "--steps", "3", "--click-share", "1"])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
+    steps = [(line["stage"], line["step"]) for line in lines]
+    assert steps == [("detector", 1), ("detector", 2), ("clicks", 1), ("clicks", 2), ("detector", 3), ("clicks", 3)]
+
+    folder = tmp_path / "model"
+    with safe_open(folder / "model.safetensors", "pt") as stored:
+        assert {stored.get_tensor(name).dtype for name in stored.keys()} == {torch.float16}  # noqa: SIM118
+    model = Sam3Model.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    processor = Sam3Processor.from_pretrained(folder)
+    assert processor.image_size == model.config.image_size == 112
+    inputs = processor(images=concept_scene(seed=0, image_size=112).image, text="circle", return_tensors="pt")
+    with torch.no_grad():
+        assert model(**inputs).pred_masks.shape == (1, 100, 32, 32)
+
+
+def test_the_model_would_fit_into_25_megabytes() -> None:
+    with torch.device("meta"):
+        model = Sam3Model(bundled_config())
+    assert 2 * sum(tensor.numel() for tensor in model.state_dict().values()) < 25e6
