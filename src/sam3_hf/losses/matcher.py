@@ -10,6 +10,7 @@ from torch import Tensor
 from ..configuration import Sam3LossConfig
 from ..ops.boxes import box_cxcywh_to_xyxy
 from .targets import Targets
+from .terms import paired_giou, paired_iou
 
 __all__ = ["Match", "match_one_to_many", "match_one_to_one"]
 
@@ -61,7 +62,7 @@ def match_one_to_one(logits: Tensor, boxes: Tensor, targets: Targets, config: Sa
         if count:
             wanted = targets.boxes[start : start + count]
             distance = torch.cdist(boxes[:, row], wanted.expand(len(boxes), -1, -1), p=1)
-            overlap = _pairwise_giou(box_cxcywh_to_xyxy(boxes[:, row]), box_cxcywh_to_xyxy(wanted))
+            overlap = paired_giou(box_cxcywh_to_xyxy(boxes[:, row])[:, :, None], box_cxcywh_to_xyxy(wanted))
             cost = config.cost_bbox * distance + config.cost_class * cost_class[:, row, :, None]
             # A NaN, which the assignment would refuse, costs most: the loss itself is NaN then and says so.
             per_row.append((row, start, (cost + config.cost_giou * -overlap).nan_to_num(nan=1e6).cpu().numpy()))
@@ -93,7 +94,7 @@ def match_one_to_many(logits: Tensor, boxes: Tensor, targets: Targets, config: S
     num_queries = logits.shape[1]
     rows = targets.rows
     predicted = box_cxcywh_to_xyxy(boxes.float())[rows]  # (num_targets, num_queries, 4)
-    overlap = _iou(predicted, box_cxcywh_to_xyxy(targets.boxes)[:, None])
+    overlap = paired_iou(predicted, box_cxcywh_to_xyxy(targets.boxes)[:, None])
     score = config.o2m_alpha * logits.float().sigmoid()[rows] + (1 - config.o2m_alpha) * overlap
     if not len(score):
         empty = rows.new_zeros(0)
@@ -103,23 +104,3 @@ def match_one_to_many(logits: Tensor, boxes: Tensor, targets: Targets, config: S
     wanted, queries = chosen.nonzero(as_tuple=True)
     order = torch.argsort(rows[wanted] * num_queries + queries, stable=True)  # row by row, query by query
     return Match(rows[wanted][order], queries[order], wanted[order])
-
-
-def _areas(boxes_xyxy: Tensor) -> Tensor:
-    return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1)
-
-
-def _iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """IoU (...) of broadcastable boxes (..., 4)."""
-    size = (a_xyxy[..., 2:].minimum(b_xyxy[..., 2:]) - a_xyxy[..., :2].maximum(b_xyxy[..., :2])).clamp(min=0)
-    shared = size.prod(-1)
-    return shared / (_areas(a_xyxy) + _areas(b_xyxy) - shared).clamp(min=1e-12)
-
-
-def _pairwise_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Generalised IoU (..., N, M) of boxes (..., N, 4) and (M, 4)."""
-    a, b = a_xyxy[..., :, None, :], b_xyxy[None, :, :]
-    shared = (a[..., 2:].minimum(b[..., 2:]) - a[..., :2].maximum(b[..., :2])).clamp(min=0).prod(-1)
-    union = (_areas(a) + _areas(b) - shared).clamp(min=1e-12)
-    hull = (a[..., 2:].maximum(b[..., 2:]) - a[..., :2].minimum(b[..., :2])).clamp(min=0).prod(-1).clamp(min=1e-12)
-    return shared / union - (hull - union) / hull

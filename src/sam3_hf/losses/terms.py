@@ -21,22 +21,22 @@ __all__ = [
 
 
 def paired_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """IoU (N,) of boxes (N, 4), pair by pair."""
+    """IoU (...) of boxes (..., 4), pair by pair; the two broadcast."""
     shared, union, _ = _overlap(a_xyxy, b_xyxy)
     return shared / union
 
 
 def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Generalised IoU (N,) in -1..1 of boxes (N, 4), pair by pair: IoU - (hull - union) / hull (Rezatofighi 2019)."""
+    """Generalised IoU (...) in -1..1 of boxes (..., 4): IoU - (hull - union) / hull (Rezatofighi 2019)."""
     shared, union, hull = _overlap(a_xyxy, b_xyxy)
     return shared / union - (hull - union) / hull
 
 
 def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Areas of intersection, union and hull; the latter two above 0."""
-    area = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1)
-    shared = (a[:, 2:].minimum(b[:, 2:]) - a[:, :2].maximum(b[:, :2])).clamp(min=0).prod(-1)
-    hull = (a[:, 2:].maximum(b[:, 2:]) - a[:, :2].minimum(b[:, :2])).clamp(min=0).prod(-1)
+    area = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
+    shared = (a[..., 2:].minimum(b[..., 2:]) - a[..., :2].maximum(b[..., :2])).clamp(min=0).prod(-1)
+    hull = (a[..., 2:].maximum(b[..., 2:]) - a[..., :2].minimum(b[..., :2])).clamp(min=0).prod(-1)
     return shared, (area - shared).clamp(min=1e-12), hull.clamp(min=1e-12)
 
 

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..configuration import Sam3Config
 from ..data import SceneDataset
 from ..modeling import Sam3Detector, Sam3Model
+from ..modeling.layers import multiplies_fast
 from ..processing import Sam3Processor
 from .augment import Augmentation
 from .clicks import click_loss, drawn_objects
@@ -348,7 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--workers", type=int, default=1)
     add("--log-every", type=int, default=20)
     add("--save-minutes", type=float, default=5)
-    add("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    fast = torch.cuda.is_available() or multiplies_fast(torch.bfloat16)  # a CPU without instructions for it emulates it
+    add("--bf16", action=argparse.BooleanOptionalAction, default=fast)
     options = parser.parse_args(arguments)
     options.share = {name: share for change in options.share for name, share in change.items()}
     train(options)
