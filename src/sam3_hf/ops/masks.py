@@ -5,6 +5,7 @@ with 0s (perhaps none of them).  From the fourth run on, the difference to the r
 cut into 5-bit groups, lowest first; bit 5 says that another group follows, and 48 is added so that all is printable.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "checked_runs",
     "counts_to_string",
     "mask_area",
     "mask_iou",
@@ -76,15 +78,21 @@ def rle_decode(rle: dict[str, Any]) -> Tensor:
     Raises ValueError where the runs do not fill `size`.
     """
     height, width = rle["size"]
-    counts = rle["counts"]
+    runs = checked_runs(rle["counts"], (height, width))
+    values = np.arange(len(runs)) % 2 == 1
+    return torch.from_numpy(np.repeat(values, runs).reshape(width, height).T.copy())
+
+
+def checked_runs(counts: str | bytes | Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Run lengths (int64), zeros first, of a COCO code's `counts`; ValueError where they do not fill `size`."""
+    height, width = size
     runs = string_to_counts(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(
             f"run lengths sum to {runs.sum()}, expected {height} x {width} = {height * width}: "
             "the code is cut off or belongs to another size."
         )
-    values = np.arange(len(runs)) % 2 == 1
-    return torch.from_numpy(np.repeat(values, runs).reshape(width, height).T.copy())
+    return runs
 
 
 def _run_lengths(mask_bool: Tensor) -> np.ndarray:

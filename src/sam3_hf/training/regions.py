@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.masks import counts_to_string, string_to_counts
+from ..ops.masks import checked_runs, counts_to_string
 
 __all__ = ["Region", "mask_runs", "runs_to_box", "runs_to_rle"]
 
@@ -122,14 +122,7 @@ def mask_runs(rle: Mapping[str, Any], size: Size) -> np.ndarray:
     stated = tuple(int(side) for side in rle.get("size", size))
     if stated != (height, width):
         raise ValueError(f"the run-length code is for {stated}, its picture is {(height, width)} (height, width).")
-    counts = rle["counts"]
-    runs = string_to_counts(counts) if isinstance(counts, str | bytes) else np.asarray(counts, dtype=np.int64)
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(
-            f"the run lengths sum to {runs.sum()}, expected {height} x {width} = {height * width}: "
-            "the code is cut off or belongs to another size."
-        )
-    return runs
+    return checked_runs(rle["counts"], (height, width))
 
 
 def runs_to_rle(runs: np.ndarray, size: Size) -> dict[str, Any]:
