@@ -41,7 +41,8 @@ def mask_iou(a_bool: Tensor, b_bool: Tensor) -> Tensor:
     intersection = torch.zeros(len(a), len(b), dtype=torch.int64, device=a.device)
     for start in range(0, a.shape[1], _PIXELS_PER_PRODUCT):
         piece = slice(start, start + _PIXELS_PER_PRODUCT)
-        intersection += (a[:, piece].float() @ b[:, piece].float().T).long()
+        with torch.autocast(a.device.type, enabled=False):  # in half precision counts are rounded
+            intersection += (a[:, piece].float() @ b[:, piece].float().T).long()
     union = mask_area(a_bool)[:, None] + mask_area(b_bool)[None, :] - intersection
     return intersection.float() / union.clamp(min=1).float()
 
