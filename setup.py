@@ -6,9 +6,10 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "train": ["datasets>=3.0", "peft>=0.15", "pycocotools>=2.0.8", "pyyaml>=6.0", "tensorboard>=2.15"],
-    "video": ["av>=12.0"],
+    "video": ["av>=14.0"],
     "demo": ["gradio>=5.0"],
     "dev": [
+        "av>=14.0",
         "datasets>=3.0",
         "mypy>=1.15",
         "peft>=0.15",
@@ -31,7 +32,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"sam3_hf": ["py.typed", "assets/*"]},
+    package_data={"sam3_hf": ["py.typed", "assets/*", "assets/sam3-hf-tiny/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.8",

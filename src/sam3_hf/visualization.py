@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -42,6 +42,11 @@ class _Instance:
     box: tuple[float, float, float, float] | None
     label: str | None
     score: float | None
+    color: int | None = None  # index of its colour; None: its place in the list
+
+    def drawn_in(self, index: int) -> Color:
+        """The colour of the object at this place of the list."""
+        return instance_color(index if self.color is None else self.color)
 
 
 def draw_instances(
@@ -55,6 +60,7 @@ def draw_instances(
     scores: bool = True,
     font_size: int | None = None,
     line_width: int | None = None,
+    colors: Sequence[int] | None = None,
 ) -> Image.Image:
     """Returns a new RGB picture of the same size with the objects drawn on it.
 
@@ -66,10 +72,12 @@ def draw_instances(
         alpha: opacity of the fill, 0 (outline only) to 1.
         masks, boxes, labels, scores: what to draw.
         font_size, line_width: in pixels; by default they grow with the picture.
+        colors: for each object the index of its colour (an object's number in a video); default: its place.
 
-    Object `i` always has the colour `instance_color(i)`. Larger objects are painted first, so that small ones stay in
-    sight; labels are placed best score first, inside the picture, where they overlap no other label if there is room.
-    In a crowd (over 40 objects, or labels that would cover a third of the picture) the lower scores get no label.
+    Object `i` has the colour `instance_color(i)`, or `instance_color(colors[i])`. Larger objects are painted first, so
+    that small ones stay in sight; labels are placed best score first, inside the picture, where they overlap no other
+    label if there is room. In a crowd (over 40 objects, or labels that would cover a third of the picture) the lower
+    scores get no label.
 
     Raises:
         ValueError: `alpha` is outside 0..1, or a mask is not of the picture's size.
@@ -79,6 +87,10 @@ def draw_instances(
     picture = _as_rgb(image)
     width, height = picture.size
     instances = _collect_instances(result, (height, width))
+    if colors is not None:
+        if len(colors) != len(instances):
+            raise ValueError(f"{len(colors)} colors for {len(instances)} objects; expected one for each.")
+        instances = [replace(one, color=index) for one, index in zip(instances, colors, strict=True)]
     line = line_width if line_width is not None else max(1, round(math.sqrt(height * width) / 220))
 
     if masks:
@@ -217,9 +229,9 @@ def _paint_masks(picture: Image.Image, instances: Sequence[_Instance], alpha: fl
             crops.append((int(crop.sum()), index, bounds, crop))
     crops.sort(key=lambda entry: (-entry[0], entry[1]))
     for _, index, bounds, crop in crops:
-        _blend(picture, bounds[:2], crop, instance_color(index), alpha)
+        _blend(picture, bounds[:2], crop, instances[index].drawn_in(index), alpha)
     for _, index, bounds, crop in crops:
-        _paint_outline(picture, bounds[:2], crop, instance_color(index), line)
+        _paint_outline(picture, bounds[:2], crop, instances[index].drawn_in(index), line)
 
 
 def _mask_bounds(mask: np.ndarray) -> Rectangle | None:
@@ -278,7 +290,7 @@ def _paint_boxes(picture: Image.Image, instances: Sequence[_Instance], line: int
             continue
         left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=DARK, width=1)
-        draw.rectangle((left, top, right, bottom), outline=instance_color(index), width=line)
+        draw.rectangle((left, top, right, bottom), outline=instance.drawn_in(index), width=line)
 
 
 def _default_font_size(width: int, height: int, count: int) -> int:
@@ -292,7 +304,7 @@ def _paint_labels(picture: Image.Image, instances: Sequence[_Instance], texts: S
     draw = ImageDraw.Draw(picture)
     for index, plate, fitted in reversed(_place_labels(picture.size, instances, texts, font_size)):
         # reversed: where plates must overlap, the better score is on top
-        color = instance_color(index)
+        color = instances[index].drawn_in(index)
         left, top, right, bottom = plate
         draw.rectangle((left, top, right - 1, bottom - 1), fill=color, outline=DARK)
         corner = (left + fitted.padding, top + fitted.padding)
