@@ -36,6 +36,8 @@ class Sam3LossConfig:
         semantic_alpha: as `mask_alpha`, for the semantic map.
         dac: train a copy of the queries with one-to-many matches (DAC-DETR, Hu et al. 2023).
         weight_o2m: weight of the copy's losses.
+        denoise: with `dac`, this many of the copy's queries start from noisy boxes of each target and belong to it, in
+            place of one-to-many matching (DN-DETR, Li et al. 2022); 0: as released. Helps models trained from scratch.
         scale_by_rows: multiply the total by √rows, as the reference's recipe does.
     """
 
@@ -63,6 +65,7 @@ class Sam3LossConfig:
     semantic_alpha: float = 0.6
     dac: bool = True
     weight_o2m: float = 2.0
+    denoise: int = 0
     scale_by_rows: bool = False
 
     def __post_init__(self) -> None:

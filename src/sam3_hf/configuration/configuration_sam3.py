@@ -107,6 +107,7 @@ def tiny_config(image_size: int = 224) -> Sam3Config:
             "memory_attention_num_layers": 2,
             "memory_attention_feed_forward_hidden_size": 64,
             "memory_encoder_hidden_size": 32,
+            "memory_encoder_output_channels": 16,
             "mask_downsampler_embed_dim": 32,
             "memory_fuser_embed_dim": 32,
             "memory_fuser_intermediate_dim": 64,

@@ -40,6 +40,7 @@ def detection_loss(
     targets: Targets,
     normalizer: Normalizer,
     config: Sam3LossConfig,
+    known: Match | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its weighted terms by name, which sum up to it.
 
@@ -54,12 +55,16 @@ def detection_loss(
         targets: the packed targets.
         normalizer: totals that the sums are divided by.
         config: weights.
+        known: which copy belongs to which target, where that is known beforehand (`noisy_queries`).
     """
     criterion = _Criterion(targets, normalizer, config)
     criterion.add_queries(answers, match_one_to_one(answers.logits, answers.boxes, targets, config))
     if copies is not None:
-        matches = match_one_to_one(copies.logits[:-1], copies.boxes[:-1], targets, config)
-        matches.append(match_one_to_many(copies.logits[-1], copies.boxes[-1], targets, config))
+        if known is not None:
+            matches = [known] * len(copies.logits)
+        else:
+            matches = match_one_to_one(copies.logits[:-1], copies.boxes[:-1], targets, config)
+            matches.append(match_one_to_many(copies.logits[-1], copies.boxes[-1], targets, config))
         criterion.add_queries(copies, matches, "_o2m", config.weight_o2m)
     if config.weight_presence:
         for layer, logits in enumerate(presence_logits):

@@ -132,6 +132,7 @@ class Decoder(nn.Module):
         prompt: Tensor,
         prompt_bias: Tensor | None,
         dac: bool = False,
+        starts: Tensor | None = None,
     ) -> DecoderOutput:
         """Decodes rows.
 
@@ -142,12 +143,15 @@ class Decoder(nn.Module):
             prompt: (rows, length, channels).
             prompt_bias: (rows, 1, 1, length) hides padding, or None.
             dac: append a copy of every query, to be matched one-to-many in training (Hu et al. 2023, DAC-DETR).
+            starts: (rows, num_queries, 4) cxcywh in 0..1 where the copies start; None: where the queries do.
         """
         num_rows, dtype = image.shape[0], image.dtype
         copies = [self.query_embed.weight] if dac else []
         x = torch.cat((self.presence_token.weight, self.query_embed.weight, *copies)).expand(num_rows, -1, -1)
         boxes = self.reference_points.weight.float().sigmoid()
         boxes = (boxes.repeat(2, 1) if dac else boxes)[None]  # the first layer's are the same for all rows
+        if starts is not None:
+            boxes = torch.cat((boxes[:, : self.config.num_queries].expand(num_rows, -1, -1), starts), 1)
         num_copies = self.config.num_queries if dac else 0
         image_with_position = image + position.to(dtype)
         queries, all_boxes, presence = [], [], []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration import Sam3DetectorConfig
-from ..losses import Normalizer, QueryAnswers, Targets, detection_loss
+from ..losses import Match, Normalizer, QueryAnswers, Targets, detection_loss, noisy_queries
 from ..ops.boxes import box_cxcywh_to_xyxy
 from .decoder import Decoder
 from .exemplar_encoder import ExemplarEncoder, Exemplars
@@ -155,13 +155,20 @@ class Sam3Detector(Sam3PreTrainedModel):
         training = self.training and labels is not None
         targets = None if labels is None else Targets.pack(labels, num_rows, text.device)
         dac = training and self.config.losses.dac
+        starts = known = None
+        if dac and targets is not None and self.config.losses.denoise:
+            reference = self.detr_decoder.reference_points.weight.float().sigmoid()
+            starts, known = noisy_queries(targets, reference, self.config.losses.denoise)
         outputs: list[Sam3ImageSegmentationOutput] = []
         groups: list[_Answers] = []
         for i in range(0, num_rows, step):
             rows = slice(i, i + step)
             exemplars = (None if boxes is None else boxes[rows], None if points is None else points[rows])
             pictures = rows if image_ids is None else image_ids[rows]
-            found = self._detect(vision, begun, position, pictures, text[rows], text_valid[rows], exemplars, dac)
+            begins = None if starts is None else starts[rows]
+            found = self._detect(
+                vision, begun, position, pictures, text[rows], text_valid[rows], exemplars, dac, begins
+            )
             outputs.append(self._output(found, with_masks=not training))
             if targets is not None:
                 groups.append(
@@ -172,7 +179,7 @@ class Sam3Detector(Sam3PreTrainedModel):
         if labels is not None and targets is not None:
             if num_items_in_batch is None:
                 num_items_in_batch = Normalizer.of(labels).over_processes(text.device, mean=True)
-            self._add_loss(output, groups, targets, num_items_in_batch)
+            self._add_loss(output, groups, targets, num_items_in_batch, known)
         return output
 
     def _vision(
@@ -219,6 +226,7 @@ class Sam3Detector(Sam3PreTrainedModel):
         text_valid: Tensor,
         exemplars: tuple[Exemplars | None, Exemplars | None],
         dac: bool,
+        starts: Tensor | None,
     ) -> _Answers:
         """What rows answer that ask `pictures`."""
         fine, middle, coarse = vision.fpn_hidden_states  # type: ignore[misc]
@@ -227,7 +235,7 @@ class Sam3Detector(Sam3PreTrainedModel):
         bias = key_padding_bias(valid, prompt.dtype)
         image = self.detr_encoder(begun[pictures], position, prompt, bias)
         map_size = (coarse.shape[-2], coarse.shape[-1])
-        decoded = self.detr_decoder(image, position, map_size, prompt, bias, dac)
+        decoded = self.detr_decoder(image, position, map_size, prompt, bias, dac, starts)
         logits = self.dot_product_scoring(decoded.queries, prompt, valid)
         # One picture's finer maps serve all rows as they are.
         finer = [fine, middle] if fine.shape[0] == 1 else [fine[pictures], middle[pictures]]
@@ -246,7 +254,12 @@ class Sam3Detector(Sam3PreTrainedModel):
         )
 
     def _add_loss(
-        self, output: Sam3ImageSegmentationOutput, groups: list[_Answers], targets: Targets, normalizer: Normalizer
+        self,
+        output: Sam3ImageSegmentationOutput,
+        groups: list[_Answers],
+        targets: Targets,
+        normalizer: Normalizer,
+        known: Match | None,
     ) -> None:
         """Sets `loss` and `loss_dict` of `output`."""
         if not isinstance(normalizer, Normalizer):
@@ -267,7 +280,7 @@ class Sam3Detector(Sam3PreTrainedModel):
         copies = QueryAnswers(logits[:, :, own:], boxes[:, :, own:], copied) if logits.shape[2] > own else None
         assert output.semantic_seg is not None
         output.loss, output.loss_dict = detection_loss(
-            answers, copies, presence[..., 0], output.semantic_seg, targets, normalizer, self.config.losses
+            answers, copies, presence[..., 0], output.semantic_seg, targets, normalizer, self.config.losses, known
         )
 
     def _matched_masks(self, found: _Answers, rows: Tensor, queries: Tensor) -> Tensor:
