@@ -1,4 +1,4 @@
-"""Every stored output of facebookresearch/sam3 for single pictures, reproduced (made by reference/remake.py)."""
+"""Every stored output of facebookresearch/sam3 for pictures and one tracked object (made by reference/remake.py)."""
 
 import sys
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sam3_hf import Sam3Config, Sam3Model, Sam3Processor
 from sam3_hf.conversion import from_original
+from sam3_hf.video.memory_bank import FrameMemory, MemoryBank, stack_memories
 
 TOLERANCE = 1e-4  # of a tensor's range; two runs of the reference itself differ by 2e-5
 ABSOLUTE = 1e-4  # for tensors of a single value, whose range is 0
@@ -151,3 +152,30 @@ def test_clicks(
     tag = f"click{int(multimask)}"
     for key, value in actual.items():
         check(f"{tag}.{key}", value, gold[f"{tag}.{key}"])
+
+
+def test_one_object_through_six_frames(
+    model: Sam3Model, processor: Sam3Processor, reference: Any, gold: dict[str, Tensor]
+) -> None:
+    tracker, bank, num_frames = model.tracker_model, MemoryBank(), 6
+    for t in range(num_frames):
+        pixels = processor(images=reference.picture(shift=t), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            frame = tracker.frame_maps(model.get_tracker_maps(model.get_vision_features(pixels)))
+            if t == 0:
+                clicks = torch.tensor([[[302.4, 504.0], [730.0, 336.0]]])
+                found = tracker.point_out(frame, clicks, torch.tensor([[1, 0]]))
+            else:
+                recalled = bank.recall(t, tracker.config, num_frames)
+                found = tracker.follow(frame, stack_memories([recalled], num_frames, frame.coarse.device))
+            high = torch.nn.functional.interpolate(found.masks[:, None], (1008, 1008), mode="bilinear")[:, 0]
+            memory = tracker.remember(frame, high, found.scores > 0, certain=t == 0)
+        entry = FrameMemory(memory[0], found.pointers[0], float(found.quality[0]))
+        if t == 0:
+            bank.fix(t, entry)
+        else:
+            bank.add(t, entry, tracker.config)
+        check(f"track{t}.low", found.masks[:, None, ::8, ::8], gold[f"track{t}.low"])
+        check(f"track{t}.obj_ptr", found.pointers, gold[f"track{t}.obj_ptr"])
+        check(f"track{t}.obj_score", found.scores[:, None], gold[f"track{t}.obj_score"])
+        check(f"track{t}.memory_sub", memory[:, ::4, ::8, ::8], gold[f"track{t}.memory_sub"])

@@ -1,6 +1,7 @@
 """What lets the tracker remember objects: the encoder of memories, and attention to them."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,29 @@ from ..configuration import Sam3TrackerConfig
 from .layers import Attention, ChannelsFirstLayerNorm, Conv2d, Linear, attend
 from .rotary import apply_rotary, axial_rotary
 
-__all__ = ["MemoryAttention", "MemoryEncoder"]
+__all__ = ["MemoryAttention", "MemoryEncoder", "ObjectMemories"]
+
+
+@dataclass(frozen=True)
+class ObjectMemories:
+    """What a batch of objects remembers, padded to the same length.
+
+    Attributes:
+        frames: (objects, num_frames, memory_channels, grid, grid) memories of frames.
+        slots: (objects, num_frames) rows of the table of temporal positions: 0 the latest frame, the last row for
+            frames that a prompt or a detection fixed.
+        frames_valid: (objects, num_frames) False on padding; None: no padding.
+        pointers: (objects, num_pointers, channels) object pointers of frames.
+        ages: (objects, num_pointers) how long ago their frames were, as a part of the longest time.
+        pointers_valid: (objects, num_pointers) as `frames_valid`.
+    """
+
+    frames: Tensor
+    slots: Tensor
+    frames_valid: Tensor | None
+    pointers: Tensor
+    ages: Tensor
+    pointers_valid: Tensor | None
 
 
 class MaskDownsamplerLayer(nn.Module):
@@ -129,6 +152,7 @@ class MemoryAttentionLayer(nn.Module):
         value: Tensor,
         angles: tuple[Tensor, Tensor],
         unturned: int,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Attention whose last `unturned` keys (object pointers) have no place in the picture and are not turned."""
         q = apply_rotary(attention.split(attention.q_proj(query)), *angles)
@@ -138,16 +162,23 @@ class MemoryAttentionLayer(nn.Module):
         turned = apply_rotary(k[:, :, :spatial], *(a.repeat(frames, 1) for a in angles))
         k = torch.cat((turned, k[:, :, spatial:]), 2)
         dropout = attention.dropout if self.training else 0.0
-        return attention.merge(attend(q, k, v, attention.config._attn_implementation, dropout=dropout))
+        return attention.merge(attend(q, k, v, attention.config._attn_implementation, bias, dropout=dropout))
 
     def forward(
-        self, x: Tensor, memory: Tensor, memory_position: Tensor, angles: tuple[Tensor, Tensor], num_pointers: int
+        self,
+        x: Tensor,
+        memory: Tensor,
+        placed_memory: Tensor,
+        angles: tuple[Tensor, Tensor],
+        num_pointers: int,
+        bias: Tensor | None,
     ) -> Tensor:
         y = self.layer_norm1(x)
         x = x + self.dropout(self._rotary_attention(self.self_attn, y, y, y, angles, 0))
+        x = x.expand(len(memory), -1, -1)  # until here the same for all objects of a picture
         y = self.layer_norm2(x)
-        placed = memory + memory_position
-        x = x + self.dropout(self._rotary_attention(self.cross_attn_image, y, placed, memory, angles, num_pointers))
+        attended = self._rotary_attention(self.cross_attn_image, y, placed_memory, memory, angles, num_pointers, bias)
+        x = x + self.dropout(attended)
         y = self.dropout(self.activation(self.linear1(self.layer_norm3(x))))
         return x + self.dropout(self.linear2(y))
 
@@ -162,23 +193,31 @@ class MemoryAttention(nn.Module):
         self.layer_norm = nn.LayerNorm(config.memory_attention_hidden_size)
 
     def forward(
-        self, image: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, num_pointers: int
+        self,
+        image: Tensor,
+        position: Tensor,
+        memory: Tensor,
+        memory_position: Tensor,
+        num_pointers: int,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Reads memories.
 
         Args:
-            image: (objects, grid², channels).
+            image: (objects or 1, grid², channels); 1 where all objects are on the same picture.
             position: (grid², channels) sine position.
             memory: (objects, frames·grid² + num_pointers, memory_channels).
             memory_position: the same shape: sine and temporal position.
             num_pointers: how many of the last memory tokens are object pointers.
+            bias: (objects, 1, 1, tokens) hides the memories that an object lacks; None: all have all.
         """
         config = self.config
-        side = config.memory_attention_rope_feat_sizes[0]
+        side = math.isqrt(image.shape[1])
         inner = config.memory_attention_hidden_size // config.memory_attention_downsample_rate
         head_dim = inner // config.memory_attention_num_attention_heads
         angles = axial_rotary(side, side, head_dim, config.memory_attention_rope_theta, device=image.device)
         x = image + 0.1 * position.to(image.dtype)
+        placed = memory + memory_position
         for layer in self.layers:
-            x = layer(x, memory, memory_position, angles, num_pointers)
+            x = layer(x, memory, placed, angles, num_pointers, bias)
         return self.layer_norm(x)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from ..configuration import Sam3Config
 from ..losses import Normalizer
 from .detector import Sam3Detector
+from .following import FollowsVideo
 from .outputs import (
-    Sam3ImageSegmentationOutput,
     Sam3ObjectSegmentationOutput,
     Sam3TextEncoderOutput,
     Sam3VisionEncoderOutput,
@@ -21,7 +21,7 @@ from .vision_tower import VisionNeck
 __all__ = ["Sam3Model"]
 
 
-class Sam3Model(Sam3PreTrainedModel):
+class Sam3Model(FollowsVideo, Sam3PreTrainedModel):
     """The whole of SAM 3: concept prompts (`forward`) and click prompts (`segment_objects`) on one set of features.
 
     Example:
@@ -72,10 +72,15 @@ class Sam3Model(Sam3PreTrainedModel):
             tower.check_pixels(pixel_values)
             tokens = tower.backbone(pixel_values)
         else:
-            assert vision_embeds is not None and vision_embeds.last_hidden_state is not None
-            side = self.config.detector_config.vision_config.backbone_config.grid_size
-            tokens = vision_embeds.last_hidden_state.unflatten(1, (side, side))
+            assert vision_embeds is not None
+            return self.tracker_model.prepare_image_embeddings(self.get_tracker_maps(vision_embeds))
         return self.tracker_model.prepare_image_embeddings(self.tracker_neck(tokens))
+
+    def get_tracker_maps(self, vision_embeds: Sam3VisionEncoderOutput) -> tuple[Tensor, ...]:
+        """Maps of 4, 2 and 1 times the grid that the tracker's neck makes of the shared tower's features."""
+        assert vision_embeds.last_hidden_state is not None
+        side = self.config.detector_config.vision_config.backbone_config.grid_size
+        return self.tracker_neck(vision_embeds.last_hidden_state.unflatten(1, (side, side)))
 
     def segment_objects(
         self,
@@ -116,10 +121,19 @@ class Sam3Model(Sam3PreTrainedModel):
         input_labels: Tensor | None = None,
         labels: Sequence[Mapping[str, Any]] | None = None,
         num_items_in_batch: Normalizer | None = None,
-    ) -> Sam3ImageSegmentationOutput:
-        """Masks, boxes, logits and presence of each row (picture-phrase pair), with labels the training loss of the
-        concept half; see `Sam3Detector.forward`.
+        inference_session: Any = None,
+        frame_idx: int | None = None,
+        frame: Tensor | None = None,
+        reverse: bool = False,
+    ) -> Any:
+        """A `Sam3ImageSegmentationOutput`: masks, boxes, logits and presence of each row (picture-phrase pair), with
+        labels the training loss of the concept half; see `Sam3Detector.forward`.
+
+        With `inference_session` a `Sam3VideoOutput`: of the stream's next `frame` (3, S, S), or of what was pointed out
+        on frame `frame_idx` of the session's video. All is given at once; see `propagate_in_video_iterator`.
         """
+        if inference_session is not None:
+            return self._frame_of_video(inference_session, frame_idx, frame, reverse)
         if input_labels is not None:
             raise ValueError(
                 "input_labels belong to click prompts (one mask per object): call model.segment_objects(**inputs); "

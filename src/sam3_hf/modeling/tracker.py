@@ -1,23 +1,66 @@
 """`Sam3VideoTracker`: one object per click prompt on a picture; with memory, the same object through a video."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration import Sam3TrackerConfig
-from .layers import Conv2d, Linear
+from .following import FollowsVideo
+from .layers import Conv2d, Linear, key_padding_bias, sine_grid
 from .mask_decoder import MaskDecoder, MaskDecoderOutput, NamedMLP
-from .memory import MemoryAttention, MemoryEncoder
+from .memory import MemoryAttention, MemoryEncoder, ObjectMemories
 from .outputs import Sam3ObjectSegmentationOutput, Sam3VisionEncoderOutput
 from .pretrained import Sam3PreTrainedModel
-from .prompt_encoder import PADDING_LABEL, PromptEncoder, RandomPosition
+from .prompt_encoder import NOT_A_POINT, PADDING_LABEL, PromptEncoder, RandomPosition
 from .vision_tower import VisionTower
 
-__all__ = ["Sam3VideoTracker"]
+__all__ = ["FrameMaps", "ObjectMasks", "Sam3VideoTracker"]
+
+NO_OBJECT = -1024.0  # mask logit where the object is not in the picture
+_CLAMP = 32.0  # of mask logits that come back as prompts
 
 
-class Sam3VideoTracker(Sam3PreTrainedModel):
+@dataclass(frozen=True)
+class FrameMaps:
+    """One frame as the tracker sees it, before any object is thought of.
+
+    Attributes:
+        fine: (1, channels / 8, 4·grid, 4·grid) projected for the mask decoder.
+        middle: (1, channels / 4, 2·grid, 2·grid) projected for the mask decoder.
+        coarse: (1, channels, grid, grid).
+    """
+
+    fine: Tensor
+    middle: Tensor
+    coarse: Tensor
+
+
+@dataclass(frozen=True)
+class ObjectMasks:
+    """Each object on one frame.
+
+    Attributes:
+        masks: (objects, 4·grid, 4·grid) float32 logits; `NO_OBJECT` everywhere where the object is not in the picture.
+        ious: (objects,) predicted IoU of the mask.
+        scores: (objects,) logit: is the object in the picture?
+        pointers: (objects, channels).
+    """
+
+    masks: Tensor
+    ious: Tensor
+    scores: Tensor
+    pointers: Tensor
+
+    @property
+    def quality(self) -> Tensor:
+        """(objects,) in 0..1: what a memory of this frame is worth ("effective IoU", Ding et al. 2024, SAM2Long)."""
+        return torch.where(self.scores > 0, self.scores.sigmoid() * 2 - 1, 0.0) * self.ious
+
+
+class Sam3VideoTracker(FollowsVideo, Sam3PreTrainedModel):
     """The click half of SAM 3 (the design of SAM 2): points, a box or a mask → masks of that one object.
 
     The parts have the names that checkpoints give them. The memory parts (`memory_encoder`, `memory_attention`,
@@ -34,6 +77,11 @@ class Sam3VideoTracker(Sam3PreTrainedModel):
     def __init__(self, config: Sam3TrackerConfig, with_vision: bool = True) -> None:
         super().__init__(config)
         size, memory = config.vision_config.fpn_hidden_size, config.memory_encoder_output_channels
+        if size % memory:
+            raise ValueError(
+                f"memory_encoder_output_channels is {memory}, but object pointers of {size} channels are cut into tokens "
+                "of that size; expected a divisor."
+            )
         prompts = config.prompt_encoder_config
         self.vision_encoder = VisionTower(config.vision_config) if with_vision else None
         self.shared_image_embedding = RandomPosition(prompts.hidden_size // 2, prompts.scale)
@@ -93,8 +141,14 @@ class Sam3VideoTracker(Sam3PreTrainedModel):
         image_embeddings: tuple[Tensor, ...] | None = None,
         multimask_output: bool = True,
         original_sizes: Tensor | None = None,
-    ) -> Sam3ObjectSegmentationOutput:
-        """Masks of each object that was pointed at.
+        inference_session: Any = None,
+        frame_idx: int | None = None,
+        frame: Tensor | None = None,
+        reverse: bool = False,
+    ) -> Any:
+        """A `Sam3ObjectSegmentationOutput`: masks of each object that was pointed at.
+
+        With `inference_session` a `Sam3VideoOutput` of one frame of its video, see `Sam3Model.forward`.
 
         Args:
             pixel_values: (num_images, 3, image_size, image_size); or `image_embeddings` of an earlier answer.
@@ -108,6 +162,8 @@ class Sam3VideoTracker(Sam3PreTrainedModel):
         Raises:
             ValueError: when pictures are missing or given twice, or when prompts do not fit together.
         """
+        if inference_session is not None:
+            return self._frame_of_video(inference_session, frame_idx, frame, reverse)
         if (pixel_values is None) == (image_embeddings is None):
             which = "both" if pixel_values is not None else "neither"
             raise ValueError(f"give exactly one of pixel_values and image_embeddings, got {which}")
@@ -145,12 +201,164 @@ class Sam3VideoTracker(Sam3PreTrainedModel):
         position = self.shared_image_embedding.grid(*maps[-1].shape[-2:])
         return self.mask_decoder(maps[-1], position, maps[:2], tokens, valid, dense, multimask_output)
 
+    # ---- frames of a video ----
+
+    def frame_maps(self, maps: tuple[Tensor, ...]) -> FrameMaps:
+        """One frame's maps from the neck's three, the finer ones projected for the mask decoder."""
+        fine, middle, coarse = maps
+        return FrameMaps(self.mask_decoder.conv_s0(fine), self.mask_decoder.conv_s1(middle), coarse)
+
+    def follow(self, frame: FrameMaps, memories: ObjectMemories) -> ObjectMasks:
+        """Where the remembered objects are on a frame."""
+        num_objects = len(memories.frames)
+        nowhere = torch.zeros(num_objects, 1, 2, device=frame.coarse.device)
+        label = torch.full((num_objects, 1), NOT_A_POINT, device=frame.coarse.device)
+        config = self.config
+        several = config.multimask_output_for_tracking and config.multimask_min_pt_num == 0
+        tokens, valid, dense = self.prompt_encoder(nowhere, label, None, None, num_objects)
+        return self._decode(frame, self.recall(frame.coarse, memories), tokens, valid, dense, several)
+
+    def point_out(
+        self,
+        frame: FrameMaps,
+        points: Tensor,
+        labels: Tensor,
+        masks: Tensor | None = None,
+        memories: ObjectMemories | None = None,
+    ) -> ObjectMasks:
+        """Objects that were pointed at on a frame.
+
+        Args:
+            frame: the frame.
+            points: (objects, count, 2) xy in model pixels; a box is its two corners with labels 2 and 3, before others.
+            labels: (objects, count) 1 on the object, 0 off it, 2 and 3 corners of a box, -1 no point, -10 padding.
+            masks: (objects, 4·grid, 4·grid) logits of what was found there before, which the points correct.
+            memories: lets the objects' past help; by default the points alone count.
+        """
+        config, num_objects = self.config, len(points)
+        count = int((labels != PADDING_LABEL).sum(1).max())
+        several = config.multimask_output_in_sam and config.multimask_min_pt_num <= count <= config.multimask_max_pt_num
+        if masks is not None:
+            masks = masks.clamp(-_CLAMP, _CLAMP)
+        tokens, valid, dense = self.prompt_encoder(points, labels, None, masks, num_objects)
+        image = frame.coarse + self.no_memory_embedding.view(1, -1, 1, 1)
+        if memories is not None:
+            image = self.recall(frame.coarse, memories)
+        return self._decode(frame, image.expand(num_objects, -1, -1, -1), tokens, valid, dense, several)
+
+    def take_masks(self, frame: FrameMaps, masks: Tensor) -> ObjectMasks:
+        """Objects whose masks are given: the masks as logits of ±10, and the pointers to go with them.
+
+        Args:
+            frame: the frame.
+            masks: (objects, height, width) bool or 0..1, of any size.
+        """
+        side = 16 * frame.coarse.shape[-1]
+        wanted = _resized(masks.float(), side)
+        num_objects = len(wanted)
+        nowhere = torch.zeros(num_objects, 1, 2, device=wanted.device)
+        label = torch.full((num_objects, 1), NOT_A_POINT, device=wanted.device)
+        drawn = self.mask_downsample(wanted[:, None].to(frame.coarse.dtype))[:, 0]
+        tokens, valid, dense = self.prompt_encoder(nowhere, label, None, drawn, num_objects)
+        seen = self._decode(frame, frame.coarse.expand(num_objects, -1, -1, -1), tokens, valid, dense, False)
+        present = (wanted > 0).flatten(1).any(1)
+        pointers = torch.where(present[:, None], seen.pointers, self.no_object_pointer)
+        logits = _resized(wanted * 20 - 10, side // 4)
+        scores = torch.where(present, 10.0, -10.0)
+        return ObjectMasks(logits, torch.ones_like(scores), scores, pointers)
+
+    def _decode(
+        self, frame: FrameMaps, image: Tensor, tokens: Tensor, valid: Tensor, dense: Tensor, several: bool
+    ) -> ObjectMasks:
+        position = self.shared_image_embedding.grid(*image.shape[-2:])
+        finer = (frame.fine, frame.middle)
+        decoded = self.mask_decoder(image, position, finer, tokens, valid, dense, several)
+        rows = torch.arange(len(image), device=image.device)
+        best = decoded.iou_scores.argmax(-1)
+        masks, scores = decoded.masks[rows, best].float(), decoded.object_score_logits[:, 0].float()
+        masks = torch.where((scores > 0)[:, None, None], masks, NO_OBJECT)
+        return ObjectMasks(masks, decoded.iou_scores[rows, best].float(), scores, self.object_pointers(decoded))
+
+    def remember(self, frame: FrameMaps, masks: Tensor, present: Tensor, certain: Tensor | bool = False) -> Tensor:
+        """(objects, memory_channels, grid, grid): what is kept of a frame and its masks.
+
+        Args:
+            frame: the frame.
+            masks: (objects, height, width) mask logits; resized to 16 times the grid.
+            present: (objects,) whether the object is in the picture.
+            certain: bool, or (objects,): the mask comes from a prompt, so its pixels count fully or not at all.
+        """
+        config = self.config
+        certain = torch.as_tensor(certain, device=masks.device).reshape(-1, 1, 1)
+        soft = torch.where(certain, (masks > 0).float(), masks.float().sigmoid())
+        soft = soft * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
+        soft = _resized(soft, 16 * frame.coarse.shape[-1])[:, None].to(frame.coarse.dtype)
+        memory = self.memory_encoder(frame.coarse, soft)
+        if config.enable_occlusion_spatial_embedding:
+            hidden = self.occlusion_spatial_embedding_parameter[..., None, None].to(memory.dtype)
+            memory = memory + torch.where(present[:, None, None, None], 0.0, hidden)
+        return memory
+
+    def recall(self, coarse: Tensor, memories: ObjectMemories) -> Tensor:
+        """(objects, channels, grid, grid): a frame's coarse map after each object's memories were read."""
+        height, width = coarse.shape[-2:]
+        frames, dtype = memories.frames.to(coarse.dtype), coarse.dtype
+        channels = frames.shape[2]
+        place = sine_grid(height, width, channels, coarse.device).flatten(0, 1)
+        time = self.memory_temporal_positional_encoding[:, 0, 0][memories.slots]
+        position = (place + time[:, :, None]).flatten(1, 2).to(dtype)
+        tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
+        pointers, ages = self._pointer_tokens(memories, channels)
+        bias = None
+        if memories.frames_valid is not None or memories.pointers_valid is not None:
+            cells, pieces = height * width, pointers.shape[1] // max(memories.pointers.shape[1], 1)
+            shown = [
+                torch.ones(shape, dtype=torch.bool, device=coarse.device) if valid is None else valid
+                for shape, valid in (
+                    (memories.frames.shape[:2], memories.frames_valid),
+                    (memories.pointers.shape[:2], memories.pointers_valid),
+                )
+            ]
+            repeated = (shown[0].repeat_interleave(cells, 1), shown[1].repeat_interleave(pieces, 1))
+            bias = key_padding_bias(torch.cat(repeated, 1), dtype)
+        recalled = self.memory_attention(
+            coarse.flatten(2).transpose(1, 2),
+            sine_grid(height, width, coarse.shape[1], coarse.device).flatten(0, 1),
+            torch.cat((tokens, pointers.to(dtype)), 1),
+            torch.cat((position, ages.to(dtype)), 1),
+            pointers.shape[1],
+            bias,
+        )
+        return recalled.transpose(1, 2).unflatten(2, (height, width))
+
+    def _pointer_tokens(self, memories: ObjectMemories, channels: int) -> tuple[Tensor, Tensor]:
+        """Pointers cut into tokens (objects, tokens, memory_channels), and the position of each in time."""
+        size = self.no_object_pointer.shape[-1]
+        pieces = size // channels
+        if memories.pointers.shape[1] == 0:
+            nothing = self.no_object_pointer.new_zeros(len(memories.pointers), 0, channels)
+            return nothing, nothing
+        tokens = memories.pointers.unflatten(-1, (pieces, channels)).flatten(1, 2)
+        if not self.config.enable_temporal_pos_encoding_for_object_pointers:
+            return tokens, torch.zeros_like(tokens)
+        index = torch.arange(size // 2, dtype=torch.float32, device=memories.ages.device)
+        angle = memories.ages.float()[..., None] / 10000 ** (2 * (index // 2) / (size // 2))
+        sines = torch.cat((angle.sin(), angle.cos()), -1).to(tokens.dtype)
+        return tokens, self.temporal_positional_encoding_projection_layer(sines).repeat_interleave(pieces, 1)
+
     def object_pointers(self, decoded: MaskDecoderOutput) -> Tensor:
         """The pointer (objects, channels) of each object's best mask; a learned one where no object is seen."""
         best = decoded.iou_scores.argmax(-1)
         rows = torch.arange(len(best), device=best.device)
         pointer = self.object_pointer_proj(decoded.mask_tokens[rows, best])
         return torch.where(decoded.object_score_logits > 0, pointer, self.no_object_pointer)
+
+
+def _resized(masks: Tensor, side: int) -> Tensor:
+    """Masks (objects, side, side), bilinear, antialiased where they shrink."""
+    if masks.shape[-2:] == (side, side):
+        return masks
+    return F.interpolate(masks[:, None], (side, side), mode="bilinear", align_corners=False, antialias=True)[:, 0]
 
 
 def _check_prompts(

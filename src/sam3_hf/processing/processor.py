@@ -18,7 +18,7 @@ from ..hub import local_directory
 from . import postprocess
 from .clicks import click_inputs
 from .images import ImageInput, load_images, normalize_pixels, resize_image
-from .prompts import nesting_depth, to_lists
+from .prompts import PADDING, nesting_depth, to_lists
 from .rows import concept_rows
 from .tokenization import clip_tokenizer, tokenize_phrases
 
@@ -248,6 +248,165 @@ class Sam3Processor(PushToHubMixin):
         """See `processing.postprocess.post_process_masks`."""
         return postprocess.post_process_masks(*args, **kwargs)
 
+    # ---- videos (`sam3_hf.video`, loaded when first used) ----
+
+    def init_video_session(
+        self,
+        video: Any = None,
+        inference_device: torch.device | str = "cpu",
+        inference_state_device: torch.device | str | None = None,
+        processing_device: torch.device | str | None = None,
+        video_storage_device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> Any:
+        """A `VideoSession`: what is known of one video while it is followed.
+
+        Args:
+            video: path of a file or folder, list, array, generator, camera index, or what `open_video` returned; None:
+                frames come one by one (`model(inference_session=..., frame=...)`).
+            inference_device: where the model runs.
+            inference_state_device: where memories are kept; None: with the model. "cpu" saves accelerator memory.
+            processing_device, video_storage_device, dtype: transformers' arguments, accepted and not needed: frames are
+                read, used and dropped, in the model's dtype.
+            options: `rules` (a `VideoRules`), `objects_at_once`, `forget_after`, `memory_dtype`; see `VideoSession`.
+        """
+        del processing_device, video_storage_device, dtype
+        from ..video import FrameSource, VideoSession, open_video
+
+        frames = video if video is None or isinstance(video, FrameSource) else open_video(video)
+        return VideoSession(
+            frames,
+            self.image_size,
+            device=inference_device,
+            storage_device=inference_state_device,
+            image_mean=self.image_mean,
+            image_std=self.image_std,
+            **options,
+        )
+
+    def add_text_prompt(
+        self,
+        inference_session: Any,
+        text: str | Sequence[str] | None,
+        frame_idx: int | None = None,
+        input_boxes: Any = None,
+        input_boxes_labels: Any = None,
+        original_size: Sequence[int] | None = None,
+    ) -> Any:
+        """The session, with phrases whose objects are looked for on every frame from now on.
+
+        Args:
+            inference_session: from `init_video_session`.
+            text: a phrase, or several; None with boxes: what the boxes show.
+            frame_idx: frame of the boxes.
+            input_boxes: [[x0, y0, x1, y1], ...] example boxes in pixels, for the one phrase; they count on their frame.
+            input_boxes_labels: 1 (positive, the default) or 0 (negative) for each.
+            original_size: (height, width) of the frames, for a stream before its first frame.
+        """
+        from ..video import Concept
+
+        phrases = [text] if text is None or isinstance(text, str) else list(text)
+        if not phrases or (text is None and input_boxes is None):
+            raise ValueError("no phrase and no boxes; give text='a phrase', or input_boxes with frame_idx.")
+        shown: dict[str, Any] = {}
+        if input_boxes is not None:
+            if len(phrases) > 1 or frame_idx is None:
+                raise ValueError("boxes belong to one phrase and one frame; give a single text and frame_idx.")
+            inference_session.check_frame(frame_idx)
+            size = _frame_size(inference_session, original_size)
+            labels = None if input_boxes_labels is None else [input_boxes_labels]
+            shown = dict(
+                self(
+                    text=phrases,
+                    input_boxes=[input_boxes],
+                    input_boxes_labels=labels,
+                    original_sizes=[size],
+                    prompt_kind="exemplars",
+                )
+            )
+        for phrase in phrases:
+            tokens = shown or self(text=phrase if phrase is not None else "visual")
+            exemplars = {}
+            if shown and frame_idx is not None:
+                exemplars[frame_idx] = (shown["input_boxes"][0], shown["input_boxes_labels"][0])
+            concept = Concept(phrase or "visual", tokens["input_ids"], tokens["attention_mask"], exemplars)
+            inference_session.add_concept(concept)
+        return inference_session
+
+    def add_inputs_to_inference_session(
+        self,
+        inference_session: Any,
+        frame_idx: int,
+        obj_ids: int | Sequence[int],
+        input_points: Any = None,
+        input_labels: Any = None,
+        input_boxes: Any = None,
+        input_masks: Any = None,
+        original_size: Sequence[int] | Tensor | None = None,
+        clear_old_inputs: bool = True,
+    ) -> Any:
+        """The session, with objects pointed out on a frame: new ones, or corrections of those that are followed.
+
+        Args:
+            inference_session: from `init_video_session`.
+            frame_idx: number of the frame.
+            obj_ids: number of each object.
+            input_points: [[[[x, y], ...], ...]] in pixels: [picture][object][point].
+            input_labels: [[[1, 0, ...], ...]] 1 on the object, 0 off it.
+            input_boxes: [[[x0, y0, x1, y1], ...]]: [picture][object].
+            input_masks: (objects, height, width), or one (height, width): the objects' exact masks.
+            original_size: (height, width) of the frames, for a stream before its first frame.
+            clear_old_inputs: forget earlier prompts of these objects on this frame; False adds points to them.
+        """
+        from ..video import ObjectPrompt
+
+        ids = [int(obj_ids)] if isinstance(obj_ids, int) else [int(number) for number in obj_ids]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"obj_ids {ids} name an object twice; give each once, with all its points.")
+        if (input_masks is None) == (input_points is None and input_boxes is None):
+            raise ValueError("give points or boxes (or both), or masks; not neither, and not masks beside them.")
+        inference_session.check_frame(frame_idx)
+        if input_masks is not None:
+            masks = torch.as_tensor(input_masks)
+            masks = masks[None] if masks.dim() == 2 else masks
+            if masks.dim() != 3 or len(masks) != len(ids):
+                raise ValueError(f"input_masks have shape {tuple(masks.shape)}; expected ({len(ids)}, height, width).")
+            prompts = [ObjectPrompt(mask=mask > 0) for mask in masks]
+        else:
+            size = _frame_size(inference_session, original_size)
+            given = {"input_points": input_points, "input_labels": input_labels, "input_boxes": input_boxes}
+            clicks = click_inputs([size], self.image_size, **given)
+            counts = {len(tensor[0]) for tensor in clicks.values()}
+            if counts != {len(ids)}:
+                raise ValueError(f"prompts for {counts} objects, but obj_ids names {len(ids)}: {ids}.")
+            prompts = [_object_prompt(clicks, row) for row in range(len(ids))]
+        for number, prompt in zip(ids, prompts, strict=True):
+            inference_session.add_prompt(number, frame_idx, prompt, keep_points=not clear_old_inputs)
+        return inference_session
+
+    def postprocess_outputs(
+        self,
+        inference_session: Any,
+        model_outputs: Any,
+        original_sizes: Sequence[Sequence[int]] | Tensor | None = None,
+    ) -> dict[str, Any]:
+        """The objects to show on a frame; see `video.postprocess_outputs`.
+
+        Args:
+            inference_session: the session.
+            model_outputs: what the model gave for the frame.
+            original_sizes: [(height, width)], for frames that were given as pixel values.
+        """
+        from ..video import postprocess_outputs
+
+        if original_sizes is not None:
+            (size,) = _given_sizes(original_sizes)[:1]  # type: ignore[index]
+        else:
+            size = _frame_size(inference_session, None)
+        model_outputs.prompts = inference_session.prompts
+        return postprocess_outputs(model_outputs, size)
+
 
 class Sam3TrackerProcessor(Sam3Processor):
     """A `Sam3Processor` whose points and boxes mark single objects unless told otherwise, as in transformers."""
@@ -261,6 +420,33 @@ def _square(size: dict[str, int] | int) -> dict[str, int]:
     if set(size) != {"height", "width"} or size["height"] != size["width"] or size["height"] < 1:
         raise ValueError(f"size is {size}; expected a square such as {{'height': 1008, 'width': 1008}}, or its side.")
     return {"height": int(size["height"]), "width": int(size["width"])}
+
+
+def _frame_size(session: Any, original_size: Any) -> tuple[int, int]:
+    """(height, width) of a video's frames."""
+    if original_size is not None:
+        height, width = torch.as_tensor(original_size).flatten().tolist()
+        if session.video_size is None:
+            session.video_size = (int(height), int(width))
+        return int(height), int(width)
+    if session.video_size is None:
+        raise ValueError("the size of the frames is not known yet; pass original_size=(height, width).")
+    return session.video_size  # type: ignore[no-any-return]
+
+
+def _object_prompt(clicks: dict[str, Tensor], row: int) -> Any:
+    """One object's points; a box is two of them, and comes first."""
+    from ..video import ObjectPrompt
+
+    points, labels = torch.zeros(0, 2), torch.zeros(0, dtype=torch.long)
+    if "input_boxes" in clicks:
+        points = torch.cat((points, clicks["input_boxes"][0, row].view(2, 2)))
+        labels = torch.cat((labels, torch.tensor([2, 3])))
+    if "input_points" in clicks:
+        kept = clicks["input_labels"][0, row] != PADDING
+        points = torch.cat((points, clicks["input_points"][0, row][kept]))
+        labels = torch.cat((labels, clicks["input_labels"][0, row][kept]))
+    return ObjectPrompt(points=points, labels=labels)
 
 
 def _given_sizes(original_sizes: Any) -> list[tuple[int, int]] | None:

@@ -1,0 +1,25 @@
+"""Video: every object of a phrase, and every object that is pointed out, followed with its number."""
+
+from .engine import flush, propagate, segment_frame, track_frame
+from .frames import Frame, FrameSource, VideoReadError, open_video
+from .outputs import Sam3VideoOutput, postprocess_outputs
+from .rules import VideoRules
+from .session import Concept, ObjectPrompt, TrackedObject, VideoSession
+
+__all__ = [
+    "Concept",
+    "Frame",
+    "FrameSource",
+    "ObjectPrompt",
+    "Sam3VideoOutput",
+    "TrackedObject",
+    "VideoReadError",
+    "VideoRules",
+    "VideoSession",
+    "flush",
+    "open_video",
+    "postprocess_outputs",
+    "propagate",
+    "segment_frame",
+    "track_frame",
+]

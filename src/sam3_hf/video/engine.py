@@ -1,0 +1,550 @@
+"""One frame after the other: detect, follow, reconcile, remember. Only this file changes what a session knows."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..modeling import Sam3Model, Sam3VideoTracker
+from ..modeling.tracker import FrameMaps
+from ..ops.components import fill_holes_and_remove_specks
+from ..processing.images import normalize_pixels, resize_image
+from .memory_bank import FrameMemory, stack_memories
+from .outputs import Sam3VideoOutput
+from .rules import (
+    SUPPRESSED_LOGIT,
+    advance,
+    associate,
+    forget,
+    keep_detections,
+    limit_new,
+    suppress_overlaps,
+    suppress_shrunken,
+)
+from .session import Concept, TrackedObject, VideoSession
+
+__all__ = ["flush", "propagate", "segment_frame", "track_frame"]
+
+_SURE = 1024.0  # logit of the pixels of a mask that is given
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A frame after the vision tower: for the detector and for the tracker."""
+
+    vision: Any
+    maps: FrameMaps
+
+
+@dataclass
+class _Followed:
+    """The live objects on a frame, in the order of the session.
+
+    Attributes:
+        objects: the objects.
+        masks: (objects, 4·grid, 4·grid) logits.
+        scores: (objects,) logits: is the object in the picture?
+        pointers: (objects, channels).
+        qualities: (objects,) see `ObjectMasks.quality`.
+        is_given: of each, whether a prompt or a detection on this very frame says where it is.
+    """
+
+    objects: list[TrackedObject]
+    masks: Tensor
+    scores: Tensor
+    pointers: Tensor
+    qualities: list[float]
+    is_given: list[bool]
+
+
+class _Parts:
+    """The model's halves: a whole `Sam3Model`, or a tracker alone."""
+
+    def __init__(self, model: Sam3Model | Sam3VideoTracker) -> None:
+        self.model = model
+        self.tracker = model.tracker_model if isinstance(model, Sam3Model) else model
+
+    def see(self, session: VideoSession, frame: int, pixels: Tensor) -> _Seen:
+        if session.cache is not None and session.cache[0] == frame:
+            return session.cache[1]  # type: ignore[no-any-return]
+        parameter = next(self.model.parameters())
+        pixels = pixels.to(parameter.device, parameter.dtype)
+        vision = self.model.get_vision_features(pixels[None] if pixels.dim() == 3 else pixels)
+        if isinstance(self.model, Sam3Model):
+            maps = self.model.get_tracker_maps(vision)
+        else:
+            assert vision.fpn_hidden_states is not None
+            maps = vision.fpn_hidden_states
+        seen = _Seen(vision, self.tracker.frame_maps(maps))
+        session.cache = (frame, seen)
+        return seen
+
+    def detect(self, session: VideoSession, seen: _Seen, frame: int) -> list[tuple[Tensor, Tensor]]:
+        """For each concept its detections on the frame: mask logits (n, 4·grid, 4·grid) and scores (n,)."""
+        if not session.concepts:
+            return []
+        if not isinstance(self.model, Sam3Model):
+            raise ValueError("phrases need a Sam3Model; a Sam3VideoTracker alone only follows what is pointed out.")
+        asked = [c for c in session.concepts if c.phrase != "visual" or frame in c.exemplars]
+        nothing = (seen.maps.coarse.new_zeros(0, 4 * seen.maps.coarse.shape[-1], 4 * seen.maps.coarse.shape[-1]),)
+        answers = dict.fromkeys(map(id, session.concepts), (*nothing, seen.maps.coarse.new_zeros(0)))
+        if asked:
+            for concept, answer in zip(asked, self._answers(session, seen, frame, asked), strict=True):
+                answers[id(concept)] = answer
+        return [answers[id(concept)] for concept in session.concepts]
+
+    def _answers(
+        self, session: VideoSession, seen: _Seen, frame: int, concepts: Sequence[Concept]
+    ) -> list[tuple[Tensor, Tensor]]:
+        assert isinstance(self.model, Sam3Model)
+        device = seen.maps.coarse.device
+        for concept in concepts:
+            if concept.text is None:
+                features = self.model.get_text_features(concept.input_ids.to(device))
+                concept.text = features.pooler_output
+        prompts: dict[str, Tensor] = {}
+        shown = [concept.exemplars.get(frame) for concept in concepts]
+        most = max((len(one[0]) for one in shown if one is not None), default=0)
+        if most:
+            boxes = torch.zeros(len(concepts), most, 4, device=device)
+            labels = torch.full((len(concepts), most), -10, dtype=torch.long, device=device)
+            for row, one in enumerate(shown):
+                if one is not None:
+                    boxes[row, : len(one[0])], labels[row, : len(one[1])] = one[0].to(device), one[1].to(device)
+            prompts = {"input_boxes": boxes, "input_boxes_labels": labels}
+        outputs = self.model(
+            vision_embeds=seen.vision,
+            text_embeds=torch.cat([concept.text for concept in concepts]),  # type: ignore[misc]
+            attention_mask=torch.cat([concept.attention_mask for concept in concepts]).to(device),
+            image_ids=torch.zeros(len(concepts), dtype=torch.long, device=device),
+            **prompts,
+        )
+        scores = outputs.pred_logits.float().sigmoid() * outputs.presence_logits.float().sigmoid()
+        found = []
+        for masks, own in zip(outputs.pred_masks.float(), scores, strict=True):
+            kept = keep_detections(masks, own, session.rules)
+            found.append((masks[kept], own[kept]))
+        return found
+
+
+@torch.inference_mode()
+def track_frame(
+    model: Sam3Model | Sam3VideoTracker,
+    session: VideoSession,
+    frame: int,
+    pixels: Tensor,
+    reverse: bool = False,
+) -> Sam3VideoOutput:
+    """Everything on the next frame, at once: detections and tracks reconciled, memories updated.
+
+    Objects that the hot start will remove are still in it; `propagate` holds results back until that is known.
+
+    Args:
+        model: the model, or a tracker alone where there are no phrases.
+        session: is changed.
+        frame: number of the frame.
+        pixels: (3, S, S) normalised pixels from `Sam3Processor`.
+        reverse: the video is followed backwards.
+    """
+    if reverse != session.reverse:
+        session.turn(reverse)
+    parts = _Parts(model)
+    seen = parts.see(session, frame, pixels)
+    _apply_prompts(parts, session, seen, frame)
+    if session.last_frame is None and session.concepts:
+        # The reference looks at the first frame twice: when the phrase is given, and again when the video is followed.
+        _pass(parts, session, seen, frame, reverse)
+    return _pass(parts, session, seen, frame, reverse)
+
+
+def _pass(parts: _Parts, session: VideoSession, seen: _Seen, frame: int, reverse: bool) -> Sam3VideoOutput:
+    """One look at a frame; see `track_frame`."""
+    detections = parts.detect(session, seen, frame)
+    followed = _follow(parts, session, seen, frame)
+    output = Sam3VideoOutput(frame_idx=frame, video_size=session.video_size)
+    removed: set[int] = set()
+    births: list[tuple[int, int, list[int]]] = []  # concept, detections, ids
+    fixed: dict[int, Tensor] = {}  # pointers of tracks that a detection prompts anew
+    for index, (concept, (masks, scores)) in enumerate(zip(session.concepts, detections, strict=True)):
+        places = [i for i, found in enumerate(followed.objects) if found.concept == index]
+        ids = [followed.objects[i].object_id for i in places]
+        association = associate(masks, scores, followed.masks[places], ids, session.rules)
+        kept, dropped = limit_new(association.new, scores, len(session.objects) + len(births), session.rules)
+        _warn_of_dropped(session, dropped)
+        new_ids = [session.new_id() for _ in kept]
+        concept.life, gone, hidden = advance(concept.life, frame, association, new_ids, session.rules, reverse)
+        removed |= gone
+        output.suppressed_obj_ids |= hidden
+        if session.rules.reconditions_on(frame):
+            fixed |= _anew(parts, session, seen, masks, association.recondition, followed)
+        suppressed, concept.life = suppress_overlaps(
+            followed.masks[places] > 0, ids, concept.life, gone, frame, session.rules, reverse
+        )
+        for place, is_suppressed in zip(places, suppressed.tolist(), strict=True):
+            if is_suppressed:
+                followed.masks[place] = SUPPRESSED_LOGIT
+        births.extend((index, detection, [number]) for detection, number in zip(kept, new_ids, strict=True))
+    _remember(parts, session, seen, frame, followed, fixed)
+    _report(output, followed)
+    for index, (masks, scores) in enumerate(detections):
+        mine = [(detection, ids[0]) for concept, detection, ids in births if concept == index]
+        if mine:
+            _begin(parts, session, seen, frame, index, masks, scores, mine, output)
+    for number in removed:
+        output.obj_id_to_tracker_score[number] = -1e4
+        session.objects.pop(number, None)
+    session.removed |= removed
+    output.removed_obj_ids = set(removed)
+    _forget_unseen(session, frame)
+    session.last_frame = frame
+    return output
+
+
+def _apply_prompts(parts: _Parts, session: VideoSession, seen: _Seen, frame: int) -> None:
+    """Objects that a user showed on this frame: their masks, and the memory of them."""
+    pending = [
+        (found, prompt)
+        for found in session.objects.values()
+        if (prompt := found.prompts.get(frame)) is not None and not prompt.is_applied
+    ]
+    for found, prompt in pending:
+        device = seen.maps.coarse.device
+        if prompt.mask is not None:
+            wanted = prompt.mask[None].float().to(device)
+            masks = parts.tracker.take_masks(seen.maps, _resized(wanted, 16 * seen.maps.coarse.shape[-1]))
+            masks = replace(masks, masks=_given(wanted > 0.5, session, seen))
+        else:
+            assert prompt.points is not None and prompt.labels is not None
+            before = None
+            if found.mask is not None and found.mask[0] == frame:
+                before = found.mask[1][None].to(device)
+            masks = parts.tracker.point_out(
+                seen.maps, prompt.points[None].to(device), prompt.labels[None].to(device), before
+            )
+        high = _resized(masks.masks, session.image_size)
+        memory = parts.tracker.remember(seen.maps, high, masks.scores > 0, certain=True)
+        found.bank.fix(frame, _stored(session, memory[0], masks.pointers[0], 1.0))
+        found.mask = (frame, masks.masks[0])
+        prompt.is_applied = True
+
+
+def _follow(parts: _Parts, session: VideoSession, seen: _Seen, frame: int) -> _Followed:
+    """Where the objects are that are known already."""
+    objects = [found for found in session.objects.values() if found.is_known]
+    given = [frame in found.bank.fixed and found.mask is not None and found.mask[0] == frame for found in objects]
+    coarse = seen.maps.coarse
+    side = 4 * coarse.shape[-1]
+    masks = coarse.new_zeros(len(objects), side, side, dtype=torch.float32)
+    scores = coarse.new_full((len(objects),), 10.0, dtype=torch.float32)
+    pointers = coarse.new_zeros(len(objects), coarse.shape[1])
+    qualities = [1.0] * len(objects)
+    for i, found in enumerate(objects):
+        if given[i]:
+            assert found.mask is not None
+            masks[i] = found.mask[1]
+            pointers[i] = found.bank.fixed[frame].pointer
+            scores[i] = 10.0 if (found.mask[1] > 0).any() else -10.0
+    others = [i for i, is_given in enumerate(given) if not is_given]
+    longest = parts.tracker.config.max_object_pointers_in_encoder
+    longest = longest if session.num_frames is None else min(longest, session.num_frames)
+    step = session.objects_at_once or max(len(others), 1)
+    for start in range(0, len(others), step):
+        places = others[start : start + step]
+        config = parts.tracker.config
+        recalled = [objects[i].bank.recall(frame, config, longest, session.reverse) for i in places]
+        answer = parts.tracker.follow(seen.maps, stack_memories(recalled, longest, coarse.device))
+        masks[places], scores[places], pointers[places] = answer.masks, answer.scores, answer.pointers
+        for i, quality in zip(places, answer.quality.tolist(), strict=True):
+            qualities[i] = quality
+    if session.rules.max_hole_area and len(masks):
+        masks = fill_holes_and_remove_specks(masks, session.rules.max_hole_area)
+    return _Followed(objects, masks, scores, pointers, qualities, given)
+
+
+def _anew(
+    parts: _Parts,
+    session: VideoSession,
+    seen: _Seen,
+    detections: Tensor,
+    candidates: dict[int, int] | Any,
+    followed: _Followed,
+) -> dict[int, Tensor]:
+    """By id, the pointers of tracks that a good detection prompts anew."""
+    logits = {found.object_id: score for found, score in zip(followed.objects, followed.scores.tolist(), strict=True)}
+    # The reference compares the logit, not the probability.
+    chosen = {number: d for number, d in candidates.items() if logits[number] > session.rules.recondition_score}
+    if not chosen:
+        return {}
+    wanted = _resized(detections[list(chosen.values())], 16 * seen.maps.coarse.shape[-1]) > 0
+    return dict(zip(chosen, parts.tracker.take_masks(seen.maps, wanted).pointers, strict=True))
+
+
+def _remember(
+    parts: _Parts, session: VideoSession, seen: _Seen, frame: int, followed: _Followed, fixed: dict[int, Tensor]
+) -> None:
+    """Stores what was followed, each concept's objects competing for pixels among themselves."""
+    # What a prompt on this frame showed is remembered already.
+    places = [i for i, found in enumerate(followed.objects) if not (followed.is_given[i] and frame in found.prompts)]
+    groups: dict[Any, list[int]] = {}
+    for i in places:
+        found = followed.objects[i]
+        # What a user has touched stands for itself.
+        alone = found.concept is None or bool(found.prompts)
+        groups.setdefault(("object", found.object_id) if alone else ("concept", found.concept), []).append(i)
+    high_side = 16 * seen.maps.coarse.shape[-1]
+    for members in groups.values():
+        step = session.objects_at_once or len(members)
+        high = suppress_shrunken(_resized(followed.masks[members], high_side))
+        present = (high > 0).flatten(1).any(1)
+        for start in range(0, len(members), step):
+            part = slice(start, start + step)
+            memories = parts.tracker.remember(seen.maps, high[part], present[part])
+            for i, memory in zip(members[part], memories, strict=True):
+                found = followed.objects[i]
+                pointer = followed.pointers[i] if followed.is_given[i] else fixed.get(found.object_id)
+                if pointer is not None:
+                    found.bank.fix(frame, _stored(session, memory, pointer, 1.0))
+                else:
+                    entry = _stored(session, memory, followed.pointers[i], followed.qualities[i])
+                    found.bank.add(frame, entry, parts.tracker.config)
+    visible = (followed.masks > 0).flatten(1).any(1).tolist()
+    for found, mask, is_visible in zip(followed.objects, followed.masks, visible, strict=True):
+        found.mask = (frame, mask)
+        if is_visible or found.seen is None:
+            found.seen = frame
+
+
+def _begin(
+    parts: _Parts,
+    session: VideoSession,
+    seen: _Seen,
+    frame: int,
+    concept: int,
+    masks: Tensor,
+    scores: Tensor,
+    mine: Sequence[tuple[int, int]],
+    output: Sam3VideoOutput,
+) -> None:
+    """Starts objects from detections, given as pairs of detection and id."""
+    chosen = masks[[detection for detection, _ in mine]]
+    wanted = _resized(chosen, 16 * seen.maps.coarse.shape[-1]) > 0
+    low = _given(wanted, session, seen)
+    high = _resized(low, session.image_size)
+    owner = high.argmax(0)  # of new objects on the same pixels the first one has them
+    own = owner[None] == torch.arange(len(high), device=high.device)[:, None, None]
+    high = torch.where(own, high, high.clamp(max=SUPPRESSED_LOGIT))
+    taken = parts.tracker.take_masks(seen.maps, wanted)
+    memories = parts.tracker.remember(seen.maps, high, taken.scores > 0, certain=True)
+    shown = fill_holes_and_remove_specks(chosen, session.rules.max_hole_area) if session.rules.max_hole_area else chosen
+    for row, (detection, number) in enumerate(mine):
+        found = session.objects.setdefault(number, TrackedObject(number))
+        found.concept, found.score = concept, float(scores[detection])
+        found.bank.fix(frame, _stored(session, memories[row], taken.pointers[row], 1.0))
+        found.mask, found.seen = (frame, low[row]), frame
+        output.add(number, shown[row], found.score, found.score, concept)
+
+
+def _report(output: Sam3VideoOutput, followed: _Followed) -> None:
+    probabilities = followed.scores.sigmoid().tolist()
+    for i, found in enumerate(followed.objects):
+        tracker_score = 1.0 if found.prompts else probabilities[i]
+        output.add(found.object_id, followed.masks[i], found.score, tracker_score, found.concept, bool(found.prompts))
+
+
+def _stored(session: VideoSession, features: Tensor, pointer: Tensor, quality: float) -> FrameMemory:
+    """A memory as it is kept; cloned, so that it does not hold the whole batch."""
+    features = features.to(session.storage_device, session.memory_dtype, copy=True)
+    return FrameMemory(features, pointer.to(session.storage_device, copy=True), quality)
+
+
+def _given(wanted: Tensor, session: VideoSession, seen: _Seen) -> Tensor:
+    """Logits (n, 4·grid, 4·grid) of ±1024 of masks (n, h, w) bool, by way of the video's own pixels."""
+    masks = wanted.float()
+    if session.video_size is not None and tuple(masks.shape[-2:]) != tuple(session.video_size):
+        masks = F.interpolate(masks[:, None], session.video_size, mode="bilinear", antialias=True)[:, 0]
+    side = 4 * seen.maps.coarse.shape[-1]
+    logits = torch.where(masks > 0.5, _SURE, -_SURE)
+    return F.interpolate(logits[:, None], (side, side), mode="bilinear", antialias=True)[:, 0]
+
+
+def _resized(masks: Tensor, side: int) -> Tensor:
+    if masks.shape[-2:] == (side, side):
+        return masks
+    return F.interpolate(masks[:, None].float(), (side, side), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _forget_unseen(session: VideoSession, frame: int) -> None:
+    """Drops objects that were not seen for long."""
+    if session.forget_after is None:
+        return
+    for number, found in list(session.objects.items()):
+        if found.seen is not None and abs(frame - found.seen) >= session.forget_after and not found.prompts:
+            del session.objects[number]
+            if found.concept is not None:
+                concept = session.concepts[found.concept]
+                concept.life = forget(concept.life, [number])
+
+
+def _warn_of_dropped(session: VideoSession, dropped: int) -> None:
+    if dropped and not session.num_dropped:
+        warnings.warn(
+            f"there is room for {session.rules.max_objects} objects (max_objects); of new ones the best are followed "
+            "and the others left out.",
+            stacklevel=4,
+        )
+    session.num_dropped += dropped
+
+
+# ---- whole videos ----
+
+
+def prepare(session: VideoSession, image: np.ndarray | Tensor) -> Tensor:
+    """(3, S, S) pixels of a frame (height, width, 3) uint8, as the model wants them."""
+    picture = torch.as_tensor(image).permute(2, 0, 1)
+    size = (int(picture.shape[1]), int(picture.shape[2]))
+    if session.video_size is None:
+        session.video_size = size
+    elif tuple(session.video_size) != size:
+        raise ValueError(
+            f"a frame of {size} (height, width) in a video of {tuple(session.video_size)}; frames must not change size."
+        )
+    side = session.image_size
+    return normalize_pixels(
+        resize_image(picture, {"height": side, "width": side}), session.image_mean, session.image_std
+    )
+
+
+def segment_frame(
+    model: Sam3Model | Sam3VideoTracker, session: VideoSession, frame: int, pixels: Tensor | None = None
+) -> Sam3VideoOutput:
+    """The objects that a user showed on one frame, before anything is followed; no other object changes."""
+    session.check_frame(frame)
+    if pixels is None:
+        if session.frames is None:
+            raise ValueError(f"frame {frame} of a stream must be given: model(inference_session, frame=pixel_values).")
+        pixels = prepare(session, session.frames.read(frame).image)
+    parts = _Parts(model)
+    with torch.inference_mode():
+        seen = parts.see(session, frame, pixels)
+        _apply_prompts(parts, session, seen, frame)
+    output = Sam3VideoOutput(frame_idx=frame, video_size=session.video_size)
+    side = 4 * seen.maps.coarse.shape[-1]
+    for found in session.objects.values():
+        here = found.mask is not None and found.mask[0] == frame
+        mask = found.mask[1] if here and found.mask is not None else seen.maps.coarse.new_full((side, side), -_SURE)
+        output.add(found.object_id, mask, found.score, found.score, found.concept, bool(found.prompts))
+    return output
+
+
+def propagate(
+    model: Sam3Model | Sam3VideoTracker,
+    session: VideoSession,
+    start_frame_idx: int | None = None,
+    max_frame_num_to_track: int | None = None,
+    reverse: bool = False,
+    show_progress_bar: bool = False,
+    immediate: bool = False,
+) -> Iterator[Sam3VideoOutput]:
+    """Follows everything through the video, frame by frame.
+
+    Results come `hot_start_delay` frames late (the last ones together at the end), so that objects which prove false
+    are never shown. From a frame that was tracked before, the session is rewound and the video followed anew.
+
+    Args:
+        model: the model.
+        session: with a video.
+        start_frame_idx: first frame; None: the first one with a prompt, or 0 where there are phrases; backwards, the
+            frame before the last one that was tracked, or the last prompted one.
+        max_frame_num_to_track: at most that many frames after the first; None: to the end.
+        reverse: backwards.
+        show_progress_bar: tqdm on stderr.
+        immediate: every frame at once. An object that the hot start will remove shows until then.
+    """
+    if session.frames is None:
+        raise ValueError("the session has no video; give frames one by one: model(inference_session, frame=...).")
+    if not session.concepts and not session.objects:
+        raise ValueError(
+            "nothing to follow; add a phrase (processor.add_text_prompt) or point at an object "
+            "(processor.add_inputs_to_inference_session) first."
+        )
+    start = _first_frame(session, reverse) if start_frame_idx is None else start_frame_idx
+    session.check_frame(start)
+    if not reverse and session.last_frame is not None and start <= session.last_frame:
+        session.rewind()
+    images = _images(session, start, max_frame_num_to_track, reverse)
+    total = session.num_frames
+    if total is not None:
+        total = start + 1 if reverse else total - start
+        total = total if max_frame_num_to_track is None else min(total, max_frame_num_to_track + 1)
+    for frame, image in tqdm(images, total=total, desc="tracking", unit="frame", disable=not show_progress_bar):
+        output = track_frame(model, session, frame, prepare(session, image), reverse)
+        if immediate or not session.concepts:
+            yield _settled(session, output)
+            continue
+        yield from hold_back(session, output)
+    yield from flush(session)
+
+
+def hold_back(session: VideoSession, output: Sam3VideoOutput) -> list[Sam3VideoOutput]:
+    """The results that are due now that `output` is there: none, or the oldest of those held back."""
+    delay = session.rules.hot_start_delay
+    if not delay:
+        return [_settled(session, output)]
+    session.waiting.append(output)
+    if len(session.waiting) < delay:
+        return []
+    return [_settled(session, session.waiting.pop(0))]
+
+
+def flush(session: VideoSession) -> list[Sam3VideoOutput]:
+    """The results that the hot start holds back, at the end of a video."""
+    rest, session.waiting = session.waiting, []
+    settled = [_settled(session, output) for output in rest]
+    session.removed = set()
+    return settled
+
+
+def _settled(session: VideoSession, output: Sam3VideoOutput) -> Sam3VideoOutput:
+    """The result without objects that have been removed by now."""
+    output.removed_obj_ids = output.removed_obj_ids | (session.removed & output.obj_id_to_mask.keys())
+    known = {number for waiting in session.waiting for number in waiting.obj_id_to_mask}
+    session.removed &= known | set(output.obj_id_to_mask)
+    output.prompts = session.prompts
+    return output
+
+
+def _first_frame(session: VideoSession, reverse: bool) -> int:
+    prompted = [frame for found in session.objects.values() for frame in found.prompts]
+    prompted += [frame for concept in session.concepts for frame in concept.exemplars]
+    if reverse:
+        if session.last_frame is not None:
+            return max(session.last_frame - 1, 0) if session.reverse else session.last_frame
+        if prompted:
+            return max(prompted)
+        if session.num_frames is None:
+            raise ValueError("the video's length is not known; say where to start (start_frame_idx).")
+        return session.num_frames - 1
+    return 0 if session.concepts or not prompted else min(prompted)
+
+
+def _images(session: VideoSession, start: int, most: int | None, reverse: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames in the order in which they are followed."""
+    assert session.frames is not None
+    most = math.inf if most is None else most  # type: ignore[assignment]
+    if reverse:
+        end = max(start - most, 0)  # type: ignore[operator]
+        for frame in range(start, int(end) - 1, -1):
+            yield frame, session.frames.read(frame).image
+        return
+    for frame in session.frames:
+        if frame.index > start + most:  # type: ignore[operator]
+            return
+        if frame.index >= start:
+            yield frame.index, frame.image
