@@ -1,4 +1,4 @@
-"""What transformers' pages `sam3` and `sam3_tracker` show runs here with only the imports changed.
+"""What transformers' pages on SAM 3 (pictures and videos) show runs here with only the imports changed.
 
 Every test makes the calls of one block of those pages: same classes, same arguments, same outputs used. Only the model
 is a tiny random one in a local directory and the pictures are drawn instead of downloaded. The block on automatic mask
@@ -13,7 +13,17 @@ import torch
 from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
-from sam3_hf import Sam3Config, Sam3Model, Sam3Processor, Sam3TrackerModel, Sam3TrackerProcessor
+from sam3_hf import (
+    Sam3Config,
+    Sam3Model,
+    Sam3Processor,
+    Sam3TrackerModel,
+    Sam3TrackerProcessor,
+    Sam3TrackerVideoModel,
+    Sam3TrackerVideoProcessor,
+    Sam3VideoModel,
+    Sam3VideoProcessor,
+)
 from sam3_hf.configuration import tiny_config
 
 SIZE = 224
@@ -454,3 +464,157 @@ def test_refinement_with_a_previous_mask(
 def test_what_the_pages_load_is_a_directory_transformers_could_have_written(checkpoint: str) -> None:
     names = {path.name for path in Path(checkpoint).iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
+
+
+# ---- pages sam3_video and sam3_tracker_video ----
+
+
+@pytest.fixture(scope="module")
+def video_frames() -> list[Image.Image]:
+    """A clip in place of the page's download: a disc that moves over a picture of the page's size."""
+    frames = []
+    for t in range(12):
+        frame = _draw(854, 480)
+        ImageDraw.Draw(frame).ellipse((100 + 20 * t, 250, 300 + 20 * t, 450), fill=(240, 240, 240))
+        frames.append(frame)
+    return frames
+
+
+def test_video_page_pre_loaded(checkpoint: str, video_frames: list[Image.Image]) -> None:
+    device = Accelerator().device
+    model = Sam3VideoModel.from_pretrained(checkpoint).to(device)
+    processor = Sam3VideoProcessor.from_pretrained(checkpoint)
+    inference_session = processor.init_video_session(
+        video=video_frames,
+        inference_device=device,
+        processing_device="cpu",
+        video_storage_device="cpu",
+    )
+    inference_session = processor.add_text_prompt(inference_session=inference_session, text="person")
+    outputs_per_frame = {}
+    for model_outputs in model.propagate_in_video_iterator(
+        inference_session=inference_session, max_frame_num_to_track=5
+    ):
+        processed_outputs = processor.postprocess_outputs(inference_session, model_outputs)
+        outputs_per_frame[model_outputs.frame_idx] = processed_outputs
+    assert len(outputs_per_frame) == 6
+    frame_0_outputs = outputs_per_frame[0]
+    count = len(frame_0_outputs["object_ids"])
+    assert len(frame_0_outputs["object_ids"].tolist()) == len(frame_0_outputs["scores"].tolist()) == count
+    assert frame_0_outputs["boxes"].shape == (count, 4)
+    assert frame_0_outputs["masks"].shape == (count, 480, 854)
+
+    multi_prompt_session = processor.init_video_session(
+        video=video_frames,
+        inference_device=device,
+        processing_device="cpu",
+        video_storage_device="cpu",
+    )
+    processor.add_text_prompt(multi_prompt_session, ["person", "bed", "lamp"])
+    for model_outputs in model.propagate_in_video_iterator(
+        inference_session=multi_prompt_session, max_frame_num_to_track=3
+    ):
+        processed_outputs = processor.postprocess_outputs(multi_prompt_session, model_outputs)
+        assert set(processed_outputs["prompt_to_obj_ids"]) <= {"person", "bed", "lamp"}
+
+
+def test_video_page_streaming(checkpoint: str, video_frames: list[Image.Image]) -> None:
+    device = Accelerator().device
+    model = Sam3VideoModel.from_pretrained(checkpoint).to(device)
+    processor = Sam3VideoProcessor.from_pretrained(checkpoint)
+    streaming_inference_session = processor.init_video_session(
+        inference_device=device,
+        processing_device="cpu",
+        video_storage_device="cpu",
+    )
+    streaming_inference_session = processor.add_text_prompt(
+        inference_session=streaming_inference_session,
+        text="person",
+    )
+    streaming_outputs_per_frame = {}
+    for frame_idx, frame in enumerate(video_frames[:5]):
+        inputs = processor(images=frame, device=device, return_tensors="pt")
+        model_outputs = model(
+            inference_session=streaming_inference_session,
+            frame=inputs.pixel_values[0],
+            reverse=False,
+        )
+        processed_outputs = processor.postprocess_outputs(
+            streaming_inference_session,
+            model_outputs,
+            original_sizes=inputs.original_sizes,
+        )
+        streaming_outputs_per_frame[frame_idx] = processed_outputs
+    assert len(streaming_outputs_per_frame) == 5
+    assert streaming_outputs_per_frame[0]["masks"].shape[1:] == (480, 854)
+
+
+def test_tracker_video_page(checkpoint: str, video_frames: list[Image.Image]) -> None:
+    device = "cpu"
+    model = Sam3TrackerVideoModel.from_pretrained(checkpoint, device_map="auto")
+    processor = Sam3TrackerVideoProcessor.from_pretrained(checkpoint)
+    inference_session = processor.init_video_session(video=video_frames, inference_device=device)
+    processor.add_inputs_to_inference_session(
+        inference_session=inference_session,
+        frame_idx=0,
+        obj_ids=1,
+        input_points=[[[[210, 350]]]],
+        input_labels=[[[1]]],
+    )
+    outputs = model(inference_session=inference_session, frame_idx=0)
+    size = [[inference_session.video_height, inference_session.video_width]]
+    video_res_masks = processor.post_process_masks([outputs.pred_masks], original_sizes=size, binarize=False)[0]
+    assert video_res_masks.shape == (1, 1, 480, 854)
+    video_segments: dict[int, Any] = {}
+    for output in model.propagate_in_video_iterator(inference_session):
+        video_res_masks = processor.post_process_masks([output.pred_masks], original_sizes=size, binarize=False)[0]
+        video_segments[output.frame_idx] = video_res_masks
+    assert len(video_segments) == 12
+
+    inference_session.reset_inference_session()
+    processor.add_inputs_to_inference_session(
+        inference_session=inference_session,
+        frame_idx=0,
+        obj_ids=[2, 3],
+        input_points=[[[[200, 300], [230, 250], [275, 175]], [[400, 150]]]],
+        input_labels=[[[1, 1, 0], [1]]],
+    )
+    assert model(inference_session=inference_session, frame_idx=0).pred_masks.shape[0] == 2
+    for output in model.propagate_in_video_iterator(inference_session):
+        video_segments[output.frame_idx] = {
+            obj_id: output.pred_masks[i] for i, obj_id in enumerate(inference_session.obj_ids)
+        }
+    assert [len(found) for found in video_segments.values()] == [2] * 12
+
+    processor.add_inputs_to_inference_session(
+        inference_session=inference_session,
+        frame_idx=5,
+        obj_ids=2,
+        input_points=[[[[220, 280]]]],
+        input_labels=[[[1]]],
+    )
+    refined = [output.frame_idx for output in model.propagate_in_video_iterator(inference_session)]
+    assert refined == list(range(12))
+
+
+def test_tracker_video_page_streaming(checkpoint: str, video_frames: list[Image.Image]) -> None:
+    device = "cpu"
+    model = Sam3TrackerVideoModel.from_pretrained(checkpoint, device_map="auto")
+    processor = Sam3TrackerVideoProcessor.from_pretrained(checkpoint)
+    inference_session = processor.init_video_session(inference_device=device)
+    for frame_idx, frame in enumerate(video_frames[:4]):
+        inputs = processor(images=frame, device=device, return_tensors="pt").to(model.device)
+        if frame_idx == 0:
+            processor.add_inputs_to_inference_session(
+                inference_session=inference_session,
+                frame_idx=0,
+                obj_ids=1,
+                input_points=[[[[210, 350], [250, 220]]]],
+                input_labels=[[[1, 1]]],
+                original_size=inputs.original_sizes[0],
+            )
+        output = model(inference_session=inference_session, frame=inputs.pixel_values[0])
+        video_res_masks = processor.post_process_masks(
+            [output.pred_masks], original_sizes=inputs.original_sizes, binarize=False
+        )[0]
+        assert (output.frame_idx, video_res_masks.shape) == (frame_idx, (1, 1, 480, 854))

@@ -27,8 +27,9 @@ class FollowsVideo:
         """
         from ..video import propagate
 
+        model: Any = self
         return propagate(
-            self, inference_session, start_frame_idx, max_frame_num_to_track, reverse, show_progress_bar, immediate
+            model, inference_session, start_frame_idx, max_frame_num_to_track, reverse, show_progress_bar, immediate
         )
 
     def _frame_of_video(
@@ -37,13 +38,14 @@ class FollowsVideo:
         """What `model(inference_session=...)` gives: a stream's next frame, or what was pointed out on a frame."""
         from ..video import segment_frame, track_frame
 
+        model: Any = self
         if frame is None:
             if frame_idx is None:
                 raise ValueError(
                     "give frame_idx (of the session's video) or frame (the pixel values of a stream's next)"
                 )
-            return segment_frame(self, inference_session, frame_idx)
+            return segment_frame(model, inference_session, frame_idx)
         if frame_idx is None:
             last = inference_session.last_frame
             frame_idx = 0 if last is None else last - 1 if reverse else last + 1
-        return track_frame(self, inference_session, frame_idx, frame, reverse)
+        return track_frame(model, inference_session, frame_idx, frame, reverse)

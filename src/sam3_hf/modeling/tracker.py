@@ -79,8 +79,8 @@ class Sam3VideoTracker(FollowsVideo, Sam3PreTrainedModel):
         size, memory = config.vision_config.fpn_hidden_size, config.memory_encoder_output_channels
         if size % memory:
             raise ValueError(
-                f"memory_encoder_output_channels is {memory}, but object pointers of {size} channels are cut into tokens "
-                "of that size; expected a divisor."
+                f"memory_encoder_output_channels is {memory}, but object pointers of {size} channels are cut into "
+                "tokens of that size; expected a divisor."
             )
         prompts = config.prompt_encoder_config
         self.vision_encoder = VisionTower(config.vision_config) if with_vision else None

@@ -73,6 +73,7 @@ class Sam3Processor(PushToHubMixin):
         original_sizes: Sequence[Sequence[int]] | Tensor | None = None,
         prompt_kind: str | None = None,
         return_tensors: str | None = "pt",
+        device: torch.device | str | None = None,
     ) -> BatchFeature:
         """The model's inputs, by name, with a method `.to(device)`.
 
@@ -90,7 +91,7 @@ class Sam3Processor(PushToHubMixin):
         [[...], [...]] by picture; None where a row has only boxes or points.  `prompt_kind` "exemplars" or "objects"
         overrides what the arguments suggest (`input_labels` or points [picture][object][point][x, y] are clicks; boxes
         alone follow `default_prompt_kind`). `original_sizes` stands in for `images` where the picture was encoded
-        before.
+        before. `device` is where the tensors are put.
 
         Raises ValueError or TypeError naming the picture, row, box or point that cannot be used; warns of boxes that
         were clipped and of phrases that were cut.
@@ -122,7 +123,8 @@ class Sam3Processor(PushToHubMixin):
                 sizes = [sizes[index] for index in image_ids]
         if sizes is not None:
             data["original_sizes"] = torch.tensor(sizes, dtype=torch.int64)
-        return BatchFeature(data)
+        inputs = BatchFeature(data)
+        return inputs if device is None else inputs.to(device)
 
     def _pixel_values(self, pictures: list[Tensor]) -> Tensor:
         resized = (resize_image(picture, self.size) for picture in pictures)
@@ -431,7 +433,7 @@ def _frame_size(session: Any, original_size: Any) -> tuple[int, int]:
         return int(height), int(width)
     if session.video_size is None:
         raise ValueError("the size of the frames is not known yet; pass original_size=(height, width).")
-    return session.video_size  # type: ignore[no-any-return]
+    return session.video_size
 
 
 def _object_prompt(clicks: dict[str, Tensor], row: int) -> Any:

@@ -97,7 +97,8 @@ def split_matrices(model: nn.Module, groups: list[dict[str, Any]]) -> tuple[list
         for module in model.modules()
         if isinstance(module, nn.Linear) and min(module.weight.shape) >= 16
     }
-    matrices, rest = [], []
+    matrices: list[dict[str, Any]] = []
+    rest: list[dict[str, Any]] = []
     for group in groups:
         for chosen, inside in ((matrices, True), (rest, False)):
             params = [parameter for parameter in group["params"] if (id(parameter) in linear) == inside]

@@ -73,7 +73,7 @@ class _Parts:
 
     def see(self, session: VideoSession, frame: int, pixels: Tensor) -> _Seen:
         if session.cache is not None and session.cache[0] == frame:
-            return session.cache[1]  # type: ignore[no-any-return]
+            return session.cache[1]
         parameter = next(self.model.parameters())
         pixels = pixels.to(parameter.device, parameter.dtype)
         vision = self.model.get_vision_features(pixels[None] if pixels.dim() == 3 else pixels)
@@ -537,14 +537,13 @@ def _first_frame(session: VideoSession, reverse: bool) -> int:
 def _images(session: VideoSession, start: int, most: int | None, reverse: bool) -> Iterator[tuple[int, np.ndarray]]:
     """Frames in the order in which they are followed."""
     assert session.frames is not None
-    most = math.inf if most is None else most  # type: ignore[assignment]
+    longest = math.inf if most is None else most
     if reverse:
-        end = max(start - most, 0)  # type: ignore[operator]
-        for frame in range(start, int(end) - 1, -1):
-            yield frame, session.frames.read(frame).image
+        for number in range(start, int(max(start - longest, 0)) - 1, -1):
+            yield number, session.frames.read(number).image
         return
     for frame in session.frames:
-        if frame.index > start + most:  # type: ignore[operator]
+        if frame.index > start + longest:
             return
         if frame.index >= start:
             yield frame.index, frame.image

@@ -202,12 +202,13 @@ class VideoSession:
         found = self.objects.setdefault(object_id, TrackedObject(object_id))
         before = found.prompts.get(frame)
         if keep_points and before is not None and before.points is not None and prompt.points is not None:
-            if (prompt.labels == 2).any():
+            assert prompt.labels is not None and before.labels is not None  # points have labels
+            if bool((prompt.labels == 2).any()):
                 raise ValueError("a box cannot be added to earlier points; give it first, or with clear_old_inputs.")
             prompt = replace(
                 prompt,
                 points=torch.cat((before.points, prompt.points)),
-                labels=torch.cat((before.labels, prompt.labels)),  # type: ignore[list-item, arg-type]
+                labels=torch.cat((before.labels, prompt.labels)),
             )
         found.prompts[frame] = prompt
         found.score = 1.0
@@ -350,7 +351,7 @@ class VideoSession:
             raise ValueError(
                 f"{path} belongs to a video of {size} (height, width), but the one given is {session.video_size}."
             )
-        session.video_size = session.video_size or size  # type: ignore[assignment]
+        session.video_size = session.video_size or size
         for name in ("next_id", "last_frame", "reverse", "num_dropped"):
             setattr(session, name, state[name])
         session.waiting = [Sam3VideoOutput.from_plain(stored) for stored in state["waiting"]]
