@@ -1,4 +1,4 @@
-"""The command `sam3-hf`: segment pictures, convert checkpoints, train.
+"""The command `sam3-hf`: segment pictures, follow videos, convert checkpoints, train.
 
 Heavy modules are imported inside the functions that need them, so that `sam3-hf --help` answers at once.
 """
@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     from .training.cli_train import add_train_command
 
     add_train_command(commands)
+    from .video.cli_video import add_video_command
+
+    add_video_command(commands)
     return parser
 
 
@@ -89,7 +92,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         metavar="X0,Y0,X1,Y1[,-]",
         help="example box in pixels, for every phrase and picture; with ,- one of what not to find; may be repeated",
     )
-    add("--model", metavar="PATH_OR_ID", help="directory, or repository on the hub, of the model (required)")
+    add("--model", metavar="PATH_OR_ID", help="directory, or repository on the hub (default: the small bundled model)")
     add("--threshold", type=_share, default=0.5, help="least score of an object, 0..1 (default: %(default)s)")
     add("--mask-threshold", type=_share, default=0.5, help="least probability of a mask's pixel (default: %(default)s)")
     add("--top-k", type=_positive, metavar="K", help="at most K objects per picture, the best")
@@ -280,8 +283,6 @@ def _rle_area(rle: dict[str, Any]) -> int:
 def _segment(arguments: argparse.Namespace) -> int:
     if not arguments.text and not arguments.box:
         raise UserError('nothing to find: give --text "a phrase" or --box x0,y0,x1,y1')
-    if arguments.model is None:
-        raise UserError("no model: give --model with a directory or a repository of the hub, such as facebook/sam3")
     pictures = _find_pictures(arguments.pictures)
     names = _output_names(pictures)
     _prepare_output(arguments.output, names, arguments.overwrite)
@@ -335,10 +336,14 @@ def _open_pipeline(arguments: argparse.Namespace) -> Any:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
+    from .bundled import NOTICE, bundled_model
     from .modeling import AutoConceptModel
     from .pipelines import ConceptSegmentationPipeline
 
     try:
+        if arguments.model is None:
+            _complain(NOTICE)
+            arguments.model = bundled_model()
         model = AutoConceptModel.from_pretrained(arguments.model, dtype=arguments.dtype)
         return ConceptSegmentationPipeline(
             model=model,

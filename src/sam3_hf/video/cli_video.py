@@ -163,10 +163,10 @@ def _open_model(arguments: argparse.Namespace) -> tuple[Any, Any]:
 def _objects(found: dict[str, Any]) -> list[dict[str, Any]]:
     from ..ops.masks import rle_encode
 
-    rows = zip(*(found[key] for key in ("object_ids", "labels", "scores", "boxes", "masks")), strict=True)
+    columns = (found["object_ids"], found["labels"], found["scores"], found["boxes"], rle_encode(found["masks"]))
     return [
-        {"id": int(number), "label": label, "score": float(score), "box": box.tolist(), "mask": rle_encode(mask)}
-        for number, label, score, box, mask in rows
+        {"id": int(number), "label": label, "score": float(score), "box": box.tolist(), "mask": mask}
+        for number, label, score, box, mask in zip(*columns, strict=True)
     ]
 
 

@@ -16,6 +16,7 @@ from ..modeling import Sam3Model, Sam3VideoTracker
 from ..modeling.tracker import FrameMaps
 from ..ops.components import fill_holes_and_remove_specks
 from ..processing.images import normalize_pixels, resize_image
+from .frames import VideoReadError
 from .memory_bank import FrameMemory, stack_memories
 from .outputs import Sam3VideoOutput
 from .rules import (
@@ -466,6 +467,10 @@ def propagate(
         reverse: backwards.
         show_progress_bar: tqdm on stderr.
         immediate: every frame at once. An object that the hot start will remove shows until then.
+
+    Raises:
+        ValueError: no video, nothing to follow, or no such frame.
+        VideoReadError: the video is damaged; the results of all frames before that come first.
     """
     if session.frames is None:
         raise ValueError("the session has no video; give frames one by one: model(inference_session, frame=...).")
@@ -483,12 +488,17 @@ def propagate(
     if total is not None:
         total = start + 1 if reverse else total - start
         total = total if max_frame_num_to_track is None else min(total, max_frame_num_to_track + 1)
-    for frame, image in tqdm(images, total=total, desc="tracking", unit="frame", disable=not show_progress_bar):
-        output = track_frame(model, session, frame, prepare(session, image), reverse)
-        if immediate or not session.concepts:
-            yield _settled(session, output)
-            continue
-        yield from hold_back(session, output)
+    bar = tqdm(images, total=total, desc="tracking", unit="frame", disable=not show_progress_bar)
+    try:
+        for frame, image in bar:
+            output = track_frame(model, session, frame, prepare(session, image), reverse)
+            if immediate or not session.concepts:
+                yield _settled(session, output)
+            else:
+                yield from hold_back(session, output)
+    except VideoReadError:
+        yield from flush(session)  # what was read is not lost
+        raise
     yield from flush(session)
 
 
