@@ -47,12 +47,14 @@ class ObjectMasks:
         ious: (objects,) predicted IoU of the mask.
         scores: (objects,) logit: is the object in the picture?
         pointers: (objects, channels).
+        decoded: all that the mask decoder says, from which training learns; None for masks that were given.
     """
 
     masks: Tensor
     ious: Tensor
     scores: Tensor
     pointers: Tensor
+    decoded: MaskDecoderOutput | None = None
 
     @property
     def quality(self) -> Tensor:
@@ -277,7 +279,9 @@ class Sam3VideoTracker(FollowsVideo, Sam3PreTrainedModel):
         best = decoded.iou_scores.argmax(-1)
         masks, scores = decoded.masks[rows, best].float(), decoded.object_score_logits[:, 0].float()
         masks = torch.where((scores > 0)[:, None, None], masks, NO_OBJECT)
-        return ObjectMasks(masks, decoded.iou_scores[rows, best].float(), scores, self.object_pointers(decoded))
+        return ObjectMasks(
+            masks, decoded.iou_scores[rows, best].float(), scores, self.object_pointers(decoded), decoded
+        )
 
     def remember(self, frame: FrameMaps, masks: Tensor, present: Tensor, certain: Tensor | bool = False) -> Tensor:
         """(objects, memory_channels, grid, grid): what is kept of a frame and its masks.

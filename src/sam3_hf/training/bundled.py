@@ -4,7 +4,7 @@ usage: python -m sam3_hf.training.bundled OUTPUT [--minutes 100 | --steps N] [--
        (several processes: torchrun --nproc_per_node 2 -m sam3_hf.training.bundled ...)
 
 Trains the detector on concept scenes and, with `--data`, on the train splits of COCO JSON folders
-(`FOLDER/NAME/train.json`), then the click heads on the frozen vision tower, and writes the model to OUTPUT/model.
+(`FOLDER/NAME/train.json`), then clicks and tracking on the frozen vision tower, and writes the model to OUTPUT/model.
 Stopped at any moment, the same command goes on from the last checkpoint. No weights ship yet.
 """
 
@@ -35,6 +35,7 @@ from .ema import ExponentialMovingAverage
 from .muon import Muon, split_matrices
 from .recipes import parameter_groups
 from .sampling import ConceptSampler
+from .tracking import PROMPTS, ClipDataset, clip_loss
 from .words import TellingScenes, WordTrainer, cell_coverage
 
 __all__ = ["MIXTURE", "Mixture", "bundled_config", "export", "main", "training_data"]
@@ -331,6 +332,25 @@ def train_clicks(model: Sam3Model, data: Mixture, collator: ConceptCollator, opt
     run.average.copy_to(model)
 
 
+def train_clips(model: Sam3Model, options: argparse.Namespace, seed: int) -> None:
+    """Trains the whole tracker on concept clips, in one process; leaves the average of its weights in it."""
+    model.requires_grad_(False)
+    for part in (model.tracker_neck, model.tracker_model):
+        part.requires_grad_(True).train()
+    clips = ClipDataset(num_frames=options.clip_frames, image_size=options.image_size, seed=seed)
+    share = options.clip_share
+    run = Run("clips", model, options.steps * share if options.steps else options.minutes * share, options)
+    run.processes = 1
+    loader = DataLoader(clips, batch_size=None, num_workers=options.workers, sampler=range(run.step, len(clips)))
+    stream = iter(loader)
+    while run.begin_step():
+        pixels, masks = (part.to(run.device) for part in next(stream))
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
+            run.end_step(*clip_loss(model, pixels, masks, PROMPTS[run.step % len(PROMPTS)]))
+    run.save()
+    run.average.copy_to(model)
+
+
 def export(model: Sam3Model, folder: Path) -> None:
     """Writes model and processor to `folder`, the weights as float16 to be opened as float32: half the size."""
     model.eval().requires_grad_(True)
@@ -367,6 +387,8 @@ def train(options: argparse.Namespace) -> None:
     if rank == 0:
         if options.click_share:
             train_clicks(model, data, collator, options)
+        if options.clip_share:
+            train_clips(model, options, seed)
         export(model, output / "model")
     if processes > 1:
         torch.distributed.destroy_process_group()
@@ -388,6 +410,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--word-minutes", type=float, default=0, help="of the stage before: what words mean")
     add("--steps", type=int, default=0)
     add("--click-share", type=float, default=0.1, help="budget of the click stage, as a part of the detector's")
+    add("--clip-share", type=float, default=0.2, help="budget of the stage on clips, as a part of the detector's")
+    add("--clip-frames", type=int, default=6, help="frames of a clip")
     add("--data", help="folder with facade/, nuclei/, clothing/, coco/ (default: concept scenes alone)")
     add("--share", type=_share, action="append", default=[], metavar="NAME=SHARE", help=f"change {MIXTURE}")
     add("--max-objects", type=int, default=20, help="in a scene; fewer (and so larger) ones are easier to begin with")
