@@ -293,28 +293,28 @@ def _remember(
     """Stores what was followed, each concept's objects competing for pixels among themselves."""
     # What a prompt on this frame showed is remembered already.
     places = [i for i, found in enumerate(followed.objects) if not (followed.is_given[i] and frame in found.prompts)]
-    groups: dict[Any, list[int]] = {}
-    for i in places:
+    high = _resized(followed.masks[places], 16 * seen.maps.coarse.shape[-1])
+    groups: dict[int, list[int]] = {}
+    for row, i in enumerate(places):
         found = followed.objects[i]
-        # What a user has touched stands for itself.
-        alone = found.concept is None or bool(found.prompts)
-        groups.setdefault(("object", found.object_id) if alone else ("concept", found.concept), []).append(i)
-    high_side = 16 * seen.maps.coarse.shape[-1]
-    for members in groups.values():
-        step = session.objects_at_once or len(members)
-        high = suppress_shrunken(_resized(followed.masks[members], high_side))
-        present = (high > 0).flatten(1).any(1)
-        for start in range(0, len(members), step):
-            part = slice(start, start + step)
-            memories = parts.tracker.remember(seen.maps, high[part], present[part])
-            for i, memory in zip(members[part], memories, strict=True):
-                found = followed.objects[i]
-                pointer = followed.pointers[i] if followed.is_given[i] else fixed.get(found.object_id)
-                if pointer is not None:
-                    found.bank.fix(frame, _stored(session, memory, pointer, 1.0))
-                else:
-                    entry = _stored(session, memory, followed.pointers[i], followed.qualities[i])
-                    found.bank.add(frame, entry, parts.tracker.config)
+        if found.concept is not None and not found.prompts:  # what a user has touched stands for itself
+            groups.setdefault(found.concept, []).append(row)
+    for rows in groups.values():
+        high[rows] = suppress_shrunken(high[rows])
+    present = (high > 0).flatten(1).any(1)
+    high = torch.where(present[:, None, None], high, high.clamp(max=SUPPRESSED_LOGIT))
+    step = session.objects_at_once or max(len(places), 1)
+    for start in range(0, len(places), step):
+        part = slice(start, start + step)
+        memories = parts.tracker.remember(seen.maps, high[part], present[part])
+        for i, memory in zip(places[part], memories, strict=True):
+            found = followed.objects[i]
+            pointer = followed.pointers[i] if followed.is_given[i] else fixed.get(found.object_id)
+            if pointer is not None:
+                found.bank.fix(frame, _stored(session, memory, pointer, 1.0))
+            else:
+                entry = _stored(session, memory, followed.pointers[i], followed.qualities[i])
+                found.bank.add(frame, entry, parts.tracker.config)
     visible = (followed.masks > 0).flatten(1).any(1).tolist()
     for found, mask, is_visible in zip(followed.objects, followed.masks, visible, strict=True):
         found.mask = (frame, mask)
