@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Pipeline
 
+from .bundled import NOTICE, bundled_model
 from .modeling import AutoConceptModel, Sam3Detector, Sam3Model
+from .ops.masks import rle_encode
 from .processing import Sam3Processor
+from .video import FrameSource, VideoRules, VideoSession, propagate
 
 __all__ = ["TASK", "ConceptSegmentationPipeline", "register"]
 
 TASK = "concept-segmentation"
 MASK_FORMATS = ("pil", "bool", "rle")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 
 DEFAULTS: dict[str, Any] = {
     "threshold": 0.5,
@@ -50,7 +55,8 @@ class ConceptSegmentationPipeline(Pipeline):
     ```
 
     Args:
-        model: `Sam3Model` or `Sam3Detector`, or the name of a repository or directory.
+        model: `Sam3Model` or `Sam3Detector`, or the name of a repository or directory. `transformers.pipeline` without
+            one takes the bundled model and says so.
         processor: `Sam3Processor` or its directory; by default the model's, at the model's image size.
         device, dtype, batch_size, num_workers: as for every pipeline. `batch_size` pictures go through the vision tower
             at once.
@@ -92,7 +98,8 @@ class ConceptSegmentationPipeline(Pipeline):
         Args:
             inputs: a picture (PIL, array, tensor, path or URL), or a dictionary of `image` and, where they differ from
                 picture to picture, `text`, `boxes`, `box_labels`, `points`, `point_labels`; or a list of these; or a
-                generator or dataset of them, which is read as results are asked for, `batch_size` pictures at a time.
+                generator or dataset of them, which is read as results are asked for, `batch_size` pictures at a time;
+                or a video file, or what `open_video` returned: see `track`.
             text: a phrase, or several, each asked of every picture. May be left out where boxes or points are given.
             boxes: example boxes [[x0, y0, x1, y1], ...] in pixels, for each phrase.
             box_labels: 1 (positive, the default) or 0 (negative) for each box.
@@ -111,6 +118,8 @@ class ConceptSegmentationPipeline(Pipeline):
             ValueError: no phrase, box or point; and whatever `Sam3Processor` refuses.
             TypeError: an argument that does not exist.
         """
+        if isinstance(inputs, FrameSource) or _is_video(inputs):
+            return self.track(inputs, text=text, **kwargs)
         if args:
             raise TypeError(f"{TASK} takes the pictures alone by position; give the phrases as text={args[0]!r}.")
         if text is not None:
@@ -121,6 +130,58 @@ class ConceptSegmentationPipeline(Pipeline):
         if is_single or not isinstance(inputs, Iterable | Dataset):
             return next(iter(super().__call__(_Pictures([inputs]), **kwargs)))
         return super().__call__(_Pictures(inputs), **kwargs)
+
+    def track(
+        self,
+        video: Any,
+        text: str | Sequence[str] | None = None,
+        threshold: float = 0.5,
+        mask_format: str = "pil",
+        rules: VideoRules | None = None,
+        max_frames: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yields `{"frame": number, "objects": [...]}` for each frame of a video, as the frames are read.
+
+        Args:
+            video: a file, folder, list, array, generator, camera index, or what `open_video` returned.
+            text: a phrase, or several.
+            threshold: least score of a detection, 0..1.
+            mask_format: "pil", "bool" or "rle", as for pictures.
+            rules: other rules than the released ones; `threshold` is then theirs.
+            max_frames: at most that many frames.
+
+        Each object is `{"id", "score", "label", "mask", "box"}`; an object keeps its id.
+        """
+        _check_options({"threshold": threshold, "mask_format": mask_format})
+        if text is None:
+            raise ValueError(f"{TASK} on a video needs text; points and boxes are for sessions (docs/video.md).")
+        if not isinstance(self.model, Sam3Model):
+            raise TypeError(f"a video needs a whole Sam3Model with its tracker, got {type(self.model).__name__}.")
+        rules = VideoRules(detection_threshold=threshold) if rules is None else rules
+        session = self.processor.init_video_session(video, self.device, rules=rules)
+        self.processor.add_text_prompt(session, text)
+        return self._tracked(session, mask_format, max_frames)
+
+    def _tracked(self, session: VideoSession, mask_format: str, max_frames: int | None) -> Iterator[dict[str, Any]]:
+        most = None if max_frames is None else max_frames - 1
+        for output in propagate(self.model, session, start_frame_idx=0, max_frame_num_to_track=most):
+            found = self.processor.postprocess_outputs(session, output)
+            masks = rle_encode(found["masks"]) if mask_format == "rle" else list(found["masks"].cpu())
+            rows = zip(
+                found["object_ids"].tolist(), found["scores"].tolist(), found["labels"], masks, found["boxes"].tolist(),
+                strict=True,
+            )  # fmt: skip
+            objects = [
+                {
+                    "id": number,
+                    "score": score,
+                    "label": label,
+                    "mask": _as_format(mask, mask_format),
+                    "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), map(round, box), strict=True)),
+                }
+                for number, score, label, mask, box in rows
+            ]
+            yield {"frame": output.frame_idx, "objects": objects}
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         known = {*_PREPROCESS, *_FORWARD, *_POSTPROCESS}
@@ -232,6 +293,10 @@ class ConceptSegmentationPipeline(Pipeline):
         return objects
 
 
+def _is_video(inputs: Any) -> bool:
+    return isinstance(inputs, str | os.PathLike) and Path(inputs).suffix.lower() in VIDEO_SUFFIXES
+
+
 class _Pictures(IterableDataset):
     """Pictures as a dataset, which transformers streams; a plain generator it may read to its end first (5.10 does)."""
 
@@ -326,14 +391,12 @@ def _load_processor(model: Any, source: str | os.PathLike[str] | None, local_fil
     return Sam3Processor.from_pretrained(source, size=size, local_files_only=local_files_only)
 
 
-class _NoDefaultModel:
-    """Stands where transformers looks up a task's default model, and says that there is none."""
+class _DefaultModel:
+    """Stands where transformers looks up a task's default model and its revision; says what is used, when it is."""
 
-    def __iter__(self) -> NoReturn:
-        raise ValueError(
-            f'pipeline("{TASK}") needs a model: give model="facebook/sam3" (gated: ask for access on the hub, then '
-            "`hf auth login`), a local directory (`sam3-hf convert` makes one from sam3.pt) or a sam3_hf.Sam3Model."
-        )
+    def __iter__(self) -> Iterator[str]:
+        warnings.warn(NOTICE, stacklevel=2)
+        return iter((bundled_model(), "main"))
 
 
 def register() -> None:
@@ -347,7 +410,7 @@ def register() -> None:
         TASK,
         pipeline_class=ConceptSegmentationPipeline,
         pt_model=(AutoConceptModel,),
-        default={"model": _NoDefaultModel()},
+        default={"model": _DefaultModel()},
         type="multimodal",
     )
 

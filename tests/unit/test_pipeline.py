@@ -11,6 +11,7 @@ import transformers
 from PIL import Image
 
 import sam3_hf.pipelines
+from sam3_hf import VideoRules, bundled_model, open_video
 from sam3_hf.cli import main
 from sam3_hf.configuration import tiny_config
 from sam3_hf.modeling import Sam3Detector, Sam3Model
@@ -229,9 +230,23 @@ def test_a_foreign_model_is_refused_by_name(model: Sam3Model) -> None:
         ConceptSegmentationPipeline(model=torch.nn.Linear(1, 1))
 
 
-def test_without_a_model_the_error_says_which_to_give() -> None:
-    with pytest.raises(ValueError, match="needs a model"):
-        transformers.pipeline(TASK)
+def test_without_a_model_the_bundled_one_is_taken_and_named() -> None:
+    with pytest.warns(UserWarning, match="sam3-hf-tiny"):
+        pipe = transformers.pipeline(TASK, device="cpu")
+    assert pipe.model.name_or_path == bundled_model()
+
+
+def test_a_video_gives_objects_with_ids(pipe: ConceptSegmentationPipeline) -> None:
+    frames = [np.full((40, 50, 3), 20 * t, dtype=np.uint8) for t in range(4)]
+    rules = VideoRules(detection_threshold=0.01, new_object_threshold=0.01, hot_start_delay=0)
+    with open_video(frames) as video:
+        results = list(pipe(video, text=["square", "dog"], rules=rules, mask_format="rle", max_frames=3))
+    assert [result["frame"] for result in results] == [0, 1, 2]
+    found = [entry for result in results for entry in result["objects"]]
+    assert found, "nothing was found, so nothing is checked"
+    assert set(found[0]) == {"id", "score", "label", "mask", "box"} and found[0]["label"] in ("square", "dog")
+    with pytest.raises(ValueError, match="needs text"):
+        pipe.track(frames)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ RANKS = {
     **dict.fromkeys(("modeling", "processing", "data"), 2),
     "visualization": 2,
     "bundled": 2,
-    **dict.fromkeys(("conversion", "pipelines", "evaluation", "video"), 3),
-    "training": 4,
+    **dict.fromkeys(("conversion", "evaluation", "video"), 3),
+    **dict.fromkeys(("pipelines", "training"), 4),
     "cli": 5,
     "quickstart": 6,
 }
