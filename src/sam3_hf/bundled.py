@@ -7,16 +7,17 @@ __all__ = ["NOTICE", "bundled_model"]
 _FOLDER = Path(__file__).with_name("assets") / "sam3-hf-tiny"
 
 NOTICE = (
-    "no model given: using the bundled sam3-hf-tiny, trained on drawn scenes and a few hundred photos. It finds simple "
-    "coloured shapes and little else (docs/tiny_model.md); for photos name a model such as facebook/sam3."
+    "no model given: using the bundled sam3-hf-tiny, a first version. It finds drawn shapes by colour, roughly, often "
+    "twice and with low scores (try --threshold 0.35 --nms 0.3; docs/tiny_model.md); for photos name a model such as "
+    "facebook/sam3."
 )
 
 
 def bundled_model() -> str:
     """The directory of `sam3-hf-tiny`, for `from_pretrained`: the whole graph made small, trained for hours on a CPU.
 
-    It is there to try things out, to test and to teach: it tells coloured and textured shapes apart, not the objects of
-    photos. What it can and cannot do: docs/tiny_model.md.
+    It is there to try things out, to test and to teach: it finds coloured shapes, roughly, not the objects of photos.
+    What it can and cannot do: docs/tiny_model.md.
 
     Raises:
         FileNotFoundError: the package was installed without its weights.

@@ -195,7 +195,6 @@ def test_half_written_files_never_appear(tmp_path: Path) -> None:
         (["--text", "cat", "--box", "1,2,nan,4"], "number"),
         (["--text", "cat", "--threshold", "2"], "from 0 to 1"),
         (["--text", "cat", "--top-k", "0"], "from 1 up"),
-        (["--text", "cat"], "--model"),
         (["--text", "cat", "--model", "no-such-directory/no-such-model"], "no-such-model"),
     ],
 )
@@ -269,10 +268,14 @@ def test_help_and_version_need_no_heavy_import() -> None:
     )
 
 
-def test_quickstart_runs_and_says_what_its_masks_are_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quickstart_finds_shapes_and_says_what_the_model_is_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert quickstart.main(["--output", str(tmp_path / "out")]) == 0
-    assert _names(tmp_path / "out") == ["annotations.json", "random_model", "sample.png", "sample_annotated.png"]
-    printed = capsys.readouterr().out
-    assert "RANDOM" in printed
-    command = shlex.split(printed.splitlines()[0])  # what it shows can be typed again
+    assert _names(tmp_path / "out") == ["annotations.json", "sample.png", "sample_annotated.png"]
+    printed = capsys.readouterr()
+    assert "sam3-hf-tiny" in printed.err and "drawn shapes" in printed.out
+    found = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
+    assert found, "the bundled model finds nothing in its own sample"
+    command = shlex.split(printed.out.splitlines()[0])  # what it shows can be typed again
     assert cli.main(command[1:]) == 0

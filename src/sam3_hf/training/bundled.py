@@ -1,11 +1,12 @@
 """How the bundled model `sam3-hf-tiny` is made: its configuration, its data, its training.
 
-usage: python -m sam3_hf.training.bundled OUTPUT [--minutes 100 | --steps N] [--data FOLDER] [--init MODEL]
+usage: python -m sam3_hf.training.bundled OUTPUT [--word-minutes 25] [--minutes 100 | --steps N] [--data FOLDER]
+           [--init MODEL]
        (several processes: torchrun --nproc_per_node 2 -m sam3_hf.training.bundled ...)
 
 Trains the detector on concept scenes and, with `--data`, on the train splits of COCO JSON folders
 (`FOLDER/NAME/train.json`), then clicks and tracking on the frozen vision tower, and writes the model to OUTPUT/model.
-Stopped at any moment, the same command goes on from the last checkpoint. No weights ship yet.
+Stopped at any moment, the same command goes on from the last checkpoint. docs/tiny_model.md has what came of it.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from .collator import ConceptCollator, ConceptDataset, ConceptSample
 from .datasets import load_coco
 from .ema import ExponentialMovingAverage
 from .muon import Muon, split_matrices
+from .priming import prime_detector
 from .recipes import parameter_groups
 from .sampling import ConceptSampler
 from .tracking import PROMPTS, ClipDataset, clip_loss
@@ -375,6 +377,8 @@ def train(options: argparse.Namespace) -> None:
     model = (
         Sam3Model.from_pretrained(options.init, image_size=size) if options.init else Sam3Model(bundled_config(size))
     )
+    if not options.init:
+        prime_detector(model.detector_model)
     model.to(place)
     folder = Path(options.data) if options.data else None
     seed = options.seed * processes + rank
@@ -407,7 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("output")
     add("--minutes", type=float, default=100, help="of the detector's training, if --steps is not given")
-    add("--word-minutes", type=float, default=0, help="of the stage before: what words mean")
+    add("--word-minutes", type=float, default=0, help="of the stage before: what words mean (0: none)")
     add("--steps", type=int, default=0)
     add("--click-share", type=float, default=0.1, help="budget of the click stage, as a part of the detector's")
     add("--clip-share", type=float, default=0.2, help="budget of the stage on clips, as a part of the detector's")

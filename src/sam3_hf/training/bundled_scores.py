@@ -31,7 +31,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "1 correction": {"interactive": 1},
     "3 corrections": {"interactive": 3},
 }
-FIGURES = ("cgF1", "pmF1", "IL_MCC", "IL_FPR", "AP", "count_MAE")
+FIGURES = ("cgF1", "pmF1", "IL_MCC", "IL_FPR", "mask_AP", "count_MAE")
 MAX_ABSENT = 8  # absent phrases asked of a picture
 
 

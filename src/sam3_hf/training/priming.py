@@ -14,7 +14,7 @@ from ..modeling.layers import sine_grid
 __all__ = ["prime_detector"]
 
 _FAR = -6.0  # least bias: e⁻⁶ of the attention that the best place gets
-_SINE_SIZE = 0.5  # of the sines that are added to the table of positions
+_SINE_SIZE = 1.75  # of the sines that are added to the table of positions
 
 
 def prime_detector(detector: Sam3Detector, steps: int = 800) -> float:
