@@ -1,4 +1,4 @@
-"""The recipe of the bundled model runs through both stages, goes on where it stopped, and gives a model that opens."""
+"""The recipe of the bundled model runs through its stages, goes on where it stopped, and gives a model that opens."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,12 @@ RECIPE = ["--image-size", "112", "--batch-size", "2", "--workers", "0", "--log-e
 
 
 def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
-    main([str(tmp_path), *RECIPE, "--steps", "2", "--click-share", "1"])
-    main([str(tmp_path), *RECIPE, "--steps", "3", "--click-share", "1"])
+    main([str(tmp_path), *RECIPE, "--steps", "2", "--click-share", "1", "--clip-share", "0.5"])
+    main([str(tmp_path), *RECIPE, "--steps", "3", "--click-share", "1", "--clip-share", "0.5"])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
     steps = [(line["stage"], line["step"]) for line in lines]
-    assert steps == [("detector", 1), ("detector", 2), ("clicks", 1), ("clicks", 2), ("detector", 3), ("clicks", 3)]
+    first = [("detector", 1), ("detector", 2), ("clicks", 1), ("clicks", 2), ("clips", 1)]
+    assert steps == [*first, ("detector", 3), ("clicks", 3), ("clips", 2)]
 
     folder = tmp_path / "model"
     with safe_open(folder / "model.safetensors", "pt") as stored:
