@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     from .training.cli_train import add_train_command
 
     add_train_command(commands)
-    from .video.cli_video import add_video_command
+    from .cli_video import add_video_command
 
     add_video_command(commands)
     return parser

@@ -79,11 +79,6 @@ class Sam3VideoTracker(FollowsVideo, Sam3PreTrainedModel):
     def __init__(self, config: Sam3TrackerConfig, with_vision: bool = True) -> None:
         super().__init__(config)
         size, memory = config.vision_config.fpn_hidden_size, config.memory_encoder_output_channels
-        if size % memory:
-            raise ValueError(
-                f"memory_encoder_output_channels is {memory}, but object pointers of {size} channels are cut into "
-                "tokens of that size; expected a divisor."
-            )
         prompts = config.prompt_encoder_config
         self.vision_encoder = VisionTower(config.vision_config) if with_vision else None
         self.shared_image_embedding = RandomPosition(prompts.hidden_size // 2, prompts.scale)
@@ -338,6 +333,11 @@ class Sam3VideoTracker(FollowsVideo, Sam3PreTrainedModel):
     def _pointer_tokens(self, memories: ObjectMemories, channels: int) -> tuple[Tensor, Tensor]:
         """Pointers cut into tokens (objects, tokens, memory_channels), and the position of each in time."""
         size = self.no_object_pointer.shape[-1]
+        if size % channels:
+            raise ValueError(
+                f"this tracker cannot follow videos: its object pointers of {size} channels cannot be cut into tokens "
+                f"of {channels} (memory_encoder_output_channels must divide them)."
+            )
         pieces = size // channels
         if memories.pointers.shape[1] == 0:
             nothing = self.no_object_pointer.new_zeros(len(memories.pointers), 0, channels)

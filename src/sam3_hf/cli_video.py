@@ -63,7 +63,7 @@ def _say(message: str, code: int) -> int:
 def _video(arguments: argparse.Namespace) -> int:
     if not arguments.text or not all(phrase.strip() for phrase in arguments.text):
         return _say('error: nothing to find; give --text "a phrase"', _WRONG)
-    from .frames import VideoReadError, open_video
+    from .video.frames import VideoReadError, open_video
 
     try:
         _prepare(arguments)
@@ -104,9 +104,9 @@ def _header(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _follow(arguments: argparse.Namespace, frames: Any) -> None:
     """Tracks the video into the journal; the session is saved now and then."""
-    from .engine import propagate
-    from .session import VideoSession
-    from .writers import ResultJournal
+    from .video.engine import propagate
+    from .video.session import VideoSession
+    from .video.writers import ResultJournal
 
     model, processor = _open_model(arguments)
     state = arguments.output / STATE
@@ -131,7 +131,7 @@ def _follow(arguments: argparse.Namespace, frames: Any) -> None:
 
 
 def _rules(arguments: argparse.Namespace) -> Any:
-    from .rules import VideoRules
+    from .video.rules import VideoRules
 
     return VideoRules(
         detection_threshold=arguments.threshold,
@@ -146,9 +146,9 @@ def _open_model(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    from ..bundled import NOTICE, bundled_model
-    from ..modeling import Sam3Model
-    from ..processing import Sam3Processor
+    from .bundled import NOTICE, bundled_model
+    from .modeling import Sam3Model
+    from .processing import Sam3Processor
 
     source = arguments.model
     if source is None:
@@ -161,7 +161,7 @@ def _open_model(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _objects(found: dict[str, Any]) -> list[dict[str, Any]]:
-    from ..ops.masks import rle_encode
+    from .ops.masks import rle_encode
 
     columns = (found["object_ids"], found["labels"], found["scores"], found["boxes"], rle_encode(found["masks"]))
     return [
@@ -174,8 +174,8 @@ def _write(arguments: argparse.Namespace, frames: Any) -> None:
     """The files that users want, from the journal."""
     from tqdm import tqdm
 
-    from .frames import VideoReadError
-    from .writers import ResultJournal, VideoWriter, draw_tracks, write_mots, write_youtube_vis
+    from .video.frames import VideoReadError
+    from .video.writers import ResultJournal, VideoWriter, draw_tracks, write_mots, write_youtube_vis
 
     output: Path = arguments.output
     with ResultJournal(output / JOURNAL) as journal:
