@@ -212,6 +212,16 @@ def test_following_again_gives_the_same(model: Sam3Model, processor: Sam3Process
     assert all(_same(a, b) for a, b in zip(first, again, strict=True))
 
 
+def test_a_detection_never_takes_a_number_that_a_user_gave(model: Sam3Model, processor: Sam3Processor) -> None:
+    session = processor.init_video_session(_frames(), rules=LOOSE)
+    processor.add_text_prompt(session, "square")
+    _points(session, processor, {0: (10, 20)}, frame=5)  # shown later than the first detections
+    results = list(propagate(model, session))
+    assert any(results[0].object_ids), "nothing was detected, so nothing is checked"
+    assert [0 in output.object_ids for output in results] == [False] * 5 + [True] * 3
+    assert all(output.obj_id_to_concept[0] is None for output in results[5:])
+
+
 def test_backwards_and_both_ways(model: Sam3Model, processor: Sam3Processor) -> None:
     session = processor.init_video_session(_frames())
     _points(session, processor, {1: (40, 20)}, frame=4)

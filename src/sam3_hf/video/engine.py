@@ -171,7 +171,7 @@ def _pass(parts: _Parts, session: VideoSession, seen: _Seen, frame: int, reverse
     followed = _follow(parts, session, seen, frame)
     output = Sam3VideoOutput(frame_idx=frame, video_size=session.video_size)
     removed: set[int] = set()
-    births: list[tuple[int, int, list[int]]] = []  # concept, detections, ids
+    births: list[tuple[int, int, int]] = []  # concept, detection, id
     fixed: dict[int, Tensor] = {}  # pointers of tracks that a detection prompts anew
     for index, (concept, (masks, scores)) in enumerate(zip(session.concepts, detections, strict=True)):
         places = [i for i, found in enumerate(followed.objects) if found.concept == index]
@@ -191,11 +191,11 @@ def _pass(parts: _Parts, session: VideoSession, seen: _Seen, frame: int, reverse
         for place, is_suppressed in zip(places, suppressed.tolist(), strict=True):
             if is_suppressed:
                 followed.masks[place] = SUPPRESSED_LOGIT
-        births.extend((index, detection, [number]) for detection, number in zip(kept, new_ids, strict=True))
+        births.extend((index, detection, number) for detection, number in zip(kept, new_ids, strict=True))
     _remember(parts, session, seen, frame, followed, fixed)
     _report(output, followed)
     for index, (masks, scores) in enumerate(detections):
-        mine = [(detection, ids[0]) for concept, detection, ids in births if concept == index]
+        mine = [(detection, number) for concept, detection, number in births if concept == index]
         if mine:
             _begin(parts, session, seen, frame, index, masks, scores, mine, output)
     for number in removed:
@@ -219,7 +219,7 @@ def _apply_prompts(parts: _Parts, session: VideoSession, seen: _Seen, frame: int
         device = seen.maps.coarse.device
         if prompt.mask is not None:
             wanted = prompt.mask[None].float().to(device)
-            masks = parts.tracker.take_masks(seen.maps, _resized(wanted, 16 * seen.maps.coarse.shape[-1]))
+            masks = parts.tracker.take_masks(seen.maps, wanted)
             masks = replace(masks, masks=_given(wanted > 0.5, session, seen))
         else:
             assert prompt.points is not None and prompt.labels is not None

@@ -245,9 +245,8 @@ class VideoSession:
 
     def new_id(self) -> int:
         """The next number for an object that a detection starts; numbers that users gave are left out."""
+        # An object of a concept that has the number already was started by a detection before the video was rewound.
         while self.next_id in self.objects and self.objects[self.next_id].concept is None:
-            if self.objects[self.next_id].prompts and not self.objects[self.next_id].is_known:
-                break  # it was started by a detection before the video was rewound
             self.next_id += 1
         self.next_id += 1
         return self.next_id - 1
