@@ -187,15 +187,12 @@ def _write(arguments: argparse.Namespace, frames: Any) -> None:
         if arguments.mots:
             write_mots(journal, output / "tracks.txt", categories=phrases)
         if not arguments.no_video:
-            done = dict(journal)
             rate = frames.fps or 25.0
             with VideoWriter(output / "annotated.mp4", rate, frames.size) as writer:
-                bar = tqdm(frames, total=len(done), desc="writing", unit="frame", disable=not sys.stderr.isatty())
+                pairs = zip(journal, frames, strict=False)  # both in the order of frames; the journal may end first
+                bar = tqdm(pairs, total=len(journal), desc="writing", unit="frame", disable=not sys.stderr.isatty())
                 try:
-                    for frame in bar:
-                        objects = done.get(frame.index)
-                        if objects is None:
-                            break
+                    for (_, objects), frame in bar:
                         columns = ([one[key] for one in objects] for key in ("mask", "id", "label", "score"))
                         writer.write(draw_tracks(frame.image, *columns))
                 except VideoReadError:
