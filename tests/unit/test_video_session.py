@@ -234,7 +234,7 @@ def test_backwards_and_both_ways(model: Sam3Model, processor: Sam3Processor) -> 
 
 def test_a_saved_session_goes_on_where_it_was(model: Sam3Model, processor: Sam3Processor, tmp_path: Path) -> None:
     def session() -> VideoSession:
-        made: VideoSession = processor.init_video_session(_frames(), rules=LOOSE)
+        made: VideoSession = processor.init_video_session(_frames(), rules=LOOSE, forget_after=50)
         processor.add_text_prompt(made, "square")
         _points(made, processor, {50: (10, 20)})
         return made
@@ -248,7 +248,7 @@ def test_a_saved_session_goes_on_where_it_was(model: Sam3Model, processor: Sam3P
             break
     cut.save(tmp_path / "session.pt")
     again = VideoSession.load(tmp_path / "session.pt", processor.init_video_session(_frames()).frames)
-    assert again.last_frame == cut.last_frame
+    assert (again.last_frame, again.forget_after) == (cut.last_frame, 50)
     taken += list(propagate(model, again, start_frame_idx=again.last_frame + 1))
     assert all(_same(a, b) for a, b in zip(whole, taken, strict=True))
     assert [path.name for path in tmp_path.iterdir()] == ["session.pt"]

@@ -281,6 +281,8 @@ class VideoSession:
             "image_mean": list(self.image_mean),
             "image_std": list(self.image_std),
             "rules": asdict(self.rules),
+            "objects_at_once": self.objects_at_once,
+            "forget_after": self.forget_after,
             "video_size": self.video_size,
             "next_id": self.next_id,
             "last_frame": self.last_frame,
@@ -332,7 +334,7 @@ class VideoSession:
             path: the file.
             frames: the same video, opened again; None for a stream.
             device: where the model runs.
-            kwargs: `storage_device`, `objects_at_once`, ... as for a new session.
+            kwargs: `storage_device`, `objects_at_once`, ... as for a new session, in place of what was saved.
 
         Raises:
             ValueError: not a saved session, or one of another version, or of a video of another size.
@@ -343,7 +345,8 @@ class VideoSession:
             raise ValueError(f"{path} is not a saved session, or a damaged one.") from error
         if not isinstance(state, dict) or state.get("version") != _VERSION:
             raise ValueError(f"{path} is not a session of this version; save it again with this package.")
-        kwargs |= {name: state[name] for name in ("image_mean", "image_std")}
+        stored_options = ("image_mean", "image_std", "objects_at_once", "forget_after")
+        kwargs = {name: state[name] for name in stored_options} | kwargs
         session = cls(frames, state["image_size"], VideoRules(**state["rules"]), device, **kwargs)
         size = None if state["video_size"] is None else tuple(state["video_size"])
         if session.video_size is not None and size is not None and session.video_size != size:
