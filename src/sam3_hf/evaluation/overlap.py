@@ -82,6 +82,24 @@ class MaskRuns:
         high[some] = self.ends[self.first[1:][some] - 1]
         return low, high
 
+    def boxes(self, height: int) -> np.ndarray:
+        """(num_masks, 4) float64 xyxy in pixels, exclusive ends, of masks that are all so high; zeros if empty."""
+        found = np.zeros((len(self), 4))
+        some = np.flatnonzero(self.num_ends)
+        if len(some) == 0:
+            return found
+        starts, stops = self.ends[0::2], self.ends[1::2] - 1
+        first, last = starts // height, stops // height
+        # A run that goes on in the next column touches the bottom of one and the top of the other.
+        top = np.where(first == last, starts % height, 0)
+        bottom = np.where(first == last, stops % height, height - 1)
+        begin = self.first[some] // 2
+        found[some, 0] = first[begin]
+        found[some, 1] = np.minimum.reduceat(top, begin)
+        found[some, 2] = last[self.first[some + 1] // 2 - 1] + 1
+        found[some, 3] = np.maximum.reduceat(bottom, begin) + 1
+        return found
+
     def unpacked(self, masks: np.ndarray, num_pixels: int) -> np.ndarray:
         """(len(masks), num_pixels) float32 of zeros and ones, column by column."""
         steps = np.zeros((len(masks), num_pixels + 1), dtype=np.int8)

@@ -1,0 +1,161 @@
+"""The command `sam3-hf evaluate`. Heavy modules are imported when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_evaluate_command"]
+
+_DESCRIPTION = """Score predictions, or a model, on annotated pictures: cgF1 and its parts with confidence intervals,
+AP, counting. Give --predictions and --annotations to score a file without any model, or --dataset and --images to run
+one. Writes metrics.json, per_phrase.csv, report.md, report.html and plots into the output directory; a model's answers
+too, as predictions.json (COCO results)."""
+_EPILOG = """exit codes: 0 done; 1 some pictures could not be read (named; with --lenient the others are scored); 2
+wrong usage, or files that cannot be used; 130 interrupted: the same command goes on where it was. Several processes:
+accelerate launch -m sam3_hf evaluate ..."""
+
+_DONE, _SOME_FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
+
+
+def add_evaluate_command(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds `evaluate` to the commands and returns its parser, whose default `run` gives an exit code."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "evaluate", help="score predictions or a model", description=_DESCRIPTION, epilog=_EPILOG
+    )
+    add = parser.add_argument
+    add("--output", required=True, type=Path, metavar="DIR", help="directory to write to; made if it does not exist")
+    add("--overwrite", action="store_true", help="replace the files of an evaluation that is already there")
+    files = parser.add_argument_group("scoring a file")
+    files.add_argument("--predictions", type=Path, metavar="P.json", help="COCO results, of any model")
+    files.add_argument(
+        "--annotations",
+        nargs="+",
+        type=Path,
+        metavar="A.json",
+        help="SA-Co, COCO or LVIS JSON; several files: the same pairs by several annotators",
+    )
+    _add_model_arguments(parser.add_argument_group("running a model"))
+    _add_scoring_arguments(parser.add_argument_group("scoring"))
+    parser.set_defaults(run=_evaluate)
+    return parser
+
+
+def _add_model_arguments(group: Any) -> None:
+    add = group.add_argument
+    add("--dataset", nargs="+", type=Path, metavar="A.json", help="as --annotations, of pictures to be asked about")
+    add("--images", type=Path, metavar="DIR", help="folder of the pictures; with --predictions: for the contact sheet")
+    add("--model", metavar="PATH_OR_ID", help="SAM 3, or a zero-shot detector (default: the small bundled model)")
+    add("--peers", type=Path, metavar="PEERS.yaml", help="a list of models to compare, each in a folder of its own")
+    add("--prompts", default="text", metavar="HOW", help="text, exemplar, both or interactive:N (default: %(default)s)")
+    add("--batch-size", type=int, default=1, metavar="N", help="pictures encoded together (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: an accelerator if there is one)")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: the checkpoint's")
+
+
+def _add_scoring_arguments(group: Any) -> None:
+    add = group.add_argument
+    add("--lenient", action="store_true", help="leave out and count what cannot be used, in place of an error")
+    add("--threshold", type=float, default=0.5, help="least score of an answer (default: %(default)s)")
+    add("--definition", default="released", choices=("released", "paper"), help="of the metrics (default: released)")
+    add("--bootstrap", type=int, default=1000, metavar="N", help="samples for confidence intervals; 0: none")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--ap", action=argparse.BooleanOptionalAction, help="average precision (default: for COCO and LVIS files)")
+
+
+def _say(message: str, code: int) -> int:
+    print(f"sam3-hf evaluate: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    try:
+        _check(arguments)
+        if arguments.predictions is None:
+            from .evaluation.model_runs import evaluate_from_command
+
+            return evaluate_from_command(arguments, _settings(arguments))
+        return _score_file(arguments)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on where it was", _INTERRUPTED)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        return _say(f"error: {error}", _WRONG)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for arguments that do not go together."""
+    from .evaluation.files import METRICS
+
+    if (arguments.predictions is None) != (arguments.annotations is None):
+        raise ValueError("--predictions and --annotations go together: a file to score, and what it is scored against")
+    if (arguments.predictions is None) == (arguments.dataset is None):
+        raise ValueError("give either --predictions with --annotations, or --dataset with --images to run a model")
+    if arguments.predictions is None and arguments.images is None:
+        raise ValueError("--dataset needs --images, the folder that its file names are relative to")
+    if arguments.bootstrap < 0 or arguments.bootstrap == 1 or arguments.batch_size < 1:
+        raise ValueError("--bootstrap takes 0 or at least 2, --batch-size at least 1")
+    if (arguments.output / METRICS).exists() and not arguments.overwrite:
+        raise ValueError(f"{arguments.output / METRICS} is already there; give --overwrite or another --output")
+
+
+def _settings(arguments: argparse.Namespace) -> Any:
+    from .evaluation.scoring import ScoreSettings
+
+    return ScoreSettings(
+        threshold=arguments.threshold,
+        definition=arguments.definition,
+        average_precision=arguments.ap,
+        bootstrap=arguments.bootstrap,
+        seed=arguments.seed,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _score_file(arguments: argparse.Namespace) -> int:
+    from .evaluation.annotations import load_annotations, read_json
+    from .evaluation.files import write_evaluation
+    from .evaluation.report import summary_lines
+    from .evaluation.results import load_results
+    from .evaluation.scoring import score_results
+
+    settings = _settings(arguments)
+    first = read_json(arguments.annotations[0], "annotation file")
+    if isinstance(first, dict) and "videos" in first:
+        return _score_videos(arguments)
+    sources = arguments.annotations if len(arguments.annotations) > 1 else first
+    annotated = load_annotations(sources, arguments.lenient)
+    results = load_results(arguments.predictions, annotated, arguments.lenient)
+    scores = score_results(annotated, results, settings)
+    about = {
+        "predictions": arguments.predictions.name,
+        "annotations": [path.name for path in arguments.annotations],
+    }
+    missing = write_evaluation(scores, arguments.output, annotated, results, arguments.images, about)
+    print("\n".join(summary_lines(scores)))
+    for note in scores.notes:
+        _say(note, _DONE)
+    if missing:
+        _say(f"no matplotlib (pip install 'sam3-hf[evaluate]'): not drawn: {', '.join(missing)}", _DONE)
+    print(f"wrote {arguments.output}")
+    return _DONE
+
+
+def _score_videos(arguments: argparse.Namespace) -> int:
+    """SA-Co/VEval: figures of predictions in YouTube-VIS form."""
+    from .evaluation.coco_format import save_json
+    from .evaluation.files import METRICS
+
+    try:
+        from .evaluation.veval import score_veval  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError as error:
+        raise ImportError("this version cannot score videos yet") from error
+    if len(arguments.annotations) > 1:
+        raise ValueError(f"{len(arguments.annotations)} files of annotated videos; expected one.")
+    figures = score_veval(arguments.predictions, arguments.annotations[0])
+    save_json(figures, arguments.output / METRICS)
+    for name, value in figures.items():
+        print(f"{name:48} {value:10.4f}")
+    print(f"wrote {arguments.output}")
+    return _DONE
