@@ -13,8 +13,8 @@ _DESCRIPTION = """Score predictions, or a model, on annotated pictures: cgF1 and
 AP, counting. Give --predictions and --annotations to score a file without any model, or --dataset and --images to run
 one. Writes metrics.json, per_phrase.csv, report.md, report.html and plots into the output directory; a model's answers
 too, as predictions.json (COCO results)."""
-_EPILOG = """exit codes: 0 done; 1 some pictures could not be read (named; with --lenient the others are scored); 2
-wrong usage, or files that cannot be used; 130 interrupted: the same command goes on where it was. Several processes:
+_EPILOG = """exit codes: 0 done; 1 some pictures could not be read and were left out (--lenient); 2 wrong usage, or
+files that cannot be used; 130 interrupted: the same command goes on where it was. Several processes:
 accelerate launch -m sam3_hf evaluate ..."""
 
 _DONE, _SOME_FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
@@ -73,11 +73,7 @@ def _say(message: str, code: int) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     try:
         _check(arguments)
-        if arguments.predictions is None:
-            from .evaluation.model_runs import evaluate_from_command
-
-            return evaluate_from_command(arguments, _settings(arguments))
-        return _score_file(arguments)
+        return _run_models(arguments) if arguments.predictions is None else _score_file(arguments)
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on where it was", _INTERRUPTED)
     except (OSError, ValueError, TypeError, ImportError) as error:
@@ -94,17 +90,21 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("give either --predictions with --annotations, or --dataset with --images to run a model")
     if arguments.predictions is None and arguments.images is None:
         raise ValueError("--dataset needs --images, the folder that its file names are relative to")
+    if arguments.predictions is not None and (arguments.model or arguments.peers):
+        raise ValueError("--predictions are scored without a model; leave out --model and --peers")
+    if arguments.model is not None and arguments.peers is not None:
+        raise ValueError("give either --model or --peers")
     if arguments.bootstrap < 0 or arguments.bootstrap == 1 or arguments.batch_size < 1:
         raise ValueError("--bootstrap takes 0 or at least 2, --batch-size at least 1")
     if (arguments.output / METRICS).exists() and not arguments.overwrite:
         raise ValueError(f"{arguments.output / METRICS} is already there; give --overwrite or another --output")
 
 
-def _settings(arguments: argparse.Namespace) -> Any:
+def _settings(arguments: argparse.Namespace, threshold: float | None = None) -> Any:
     from .evaluation.scoring import ScoreSettings
 
     return ScoreSettings(
-        threshold=arguments.threshold,
+        threshold=arguments.threshold if threshold is None else threshold,
         definition=arguments.definition,
         average_precision=arguments.ap,
         bootstrap=arguments.bootstrap,
@@ -116,7 +116,6 @@ def _settings(arguments: argparse.Namespace) -> Any:
 def _score_file(arguments: argparse.Namespace) -> int:
     from .evaluation.annotations import load_annotations, read_json
     from .evaluation.files import write_evaluation
-    from .evaluation.report import summary_lines
     from .evaluation.results import load_results
     from .evaluation.scoring import score_results
 
@@ -133,13 +132,102 @@ def _score_file(arguments: argparse.Namespace) -> int:
         "annotations": [path.name for path in arguments.annotations],
     }
     missing = write_evaluation(scores, arguments.output, annotated, results, arguments.images, about)
+    _tell(scores, missing, arguments.output)
+    return _DONE
+
+
+def _tell(scores: Any, missing: list[str], output: Path) -> None:
+    """Prints the main figures, and on stderr what the user should know."""
+    from .evaluation.report import summary_lines
+
     print("\n".join(summary_lines(scores)))
     for note in scores.notes:
         _say(note, _DONE)
     if missing:
         _say(f"no matplotlib (pip install 'sam3-hf[evaluate]'): not drawn: {', '.join(missing)}", _DONE)
-    print(f"wrote {arguments.output}")
-    return _DONE
+    print(f"wrote {output}", flush=True)
+
+
+def _run_models(arguments: argparse.Namespace) -> int:
+    """Asks one model or several, each in all processes, and scores them in the first."""
+    from .evaluation.annotations import load_annotations
+    from .evaluation.coco_format import save_json
+    from .evaluation.files import METRICS, save_text
+    from .evaluation.model_runs import end_processes, processes, remove_evaluation, run_model
+    from .evaluation.peers import peers_table
+
+    peers = _peers(arguments)
+    state = processes(arguments.device)
+    if state.is_main_process:
+        _announce(arguments)
+        for peer in peers if arguments.overwrite else ():
+            remove_evaluation(_folder(arguments, peer.name))
+    state.wait_for_everyone()
+    annotated = load_annotations(arguments.dataset, arguments.lenient)
+    device = arguments.device if arguments.device and state.num_processes == 1 else state.device
+    figures: dict[str, dict[str, float]] = {}
+    code = _DONE
+    for peer in peers:
+        folder = _folder(arguments, peer.name)
+        settings = _settings(arguments, peer.threshold)
+        about = {"dataset": [path.name for path in arguments.dataset], **vars(peer.spec), "threshold": peer.threshold}
+        if arguments.peers is not None and (folder / METRICS).exists():  # done before an interruption
+            figures[peer.name] = _earlier(folder / METRICS, about)
+            continue
+        found = run_model(
+            peer.spec, annotated, arguments.images, folder, settings, state, device, arguments.lenient, about
+        )
+        if found is not None:
+            _tell(*found, folder)
+            figures[peer.name] = found[0].metrics
+            code = _SOME_FAILED if any("could not be read" in kind for kind in found[0].counts) else code
+    if state.is_main_process and arguments.peers is not None:
+        thresholds = {peer.name: peer.threshold for peer in peers}
+        save_text(peers_table(figures, thresholds), arguments.output / "peers.md")
+        save_json(figures, arguments.output / METRICS)
+        print(f"wrote {arguments.output / 'peers.md'}")
+    state.wait_for_everyone()
+    end_processes()
+    return code
+
+
+def _earlier(path: Path, about: dict[str, Any]) -> dict[str, float]:
+    """The figures of an evaluation that is there already; ValueError where it is of other arguments."""
+    from .evaluation.annotations import read_json
+
+    content = read_json(path, "metrics file")
+    if content.get("evaluated") != about:
+        raise ValueError(f"{path} is of other arguments; give --overwrite or another --output")
+    return {name: value for name, value in content.items() if isinstance(value, float)}
+
+
+def _peers(arguments: argparse.Namespace) -> Any:
+    from .bundled import bundled_model
+    from .evaluation.askers import ModelSpec, Prompts
+    from .evaluation.peers import Peer, load_peers
+
+    Prompts.parse(arguments.prompts)
+    asked = {
+        "prompts": arguments.prompts,
+        "batch_size": arguments.batch_size,
+        "dtype": arguments.dtype,
+        "seed": arguments.seed,
+    }
+    if arguments.peers is not None:
+        return load_peers(arguments.peers, arguments.threshold, **asked)
+    return [Peer("", ModelSpec(arguments.model or bundled_model(), **asked), arguments.threshold)]
+
+
+def _folder(arguments: argparse.Namespace, name: str) -> Path:
+    folder: Path = arguments.output / name if name else arguments.output
+    return folder
+
+
+def _announce(arguments: argparse.Namespace) -> None:
+    from .bundled import NOTICE
+
+    if arguments.model is None and arguments.peers is None:
+        _say(NOTICE, _DONE)
 
 
 def _score_videos(arguments: argparse.Namespace) -> int:
