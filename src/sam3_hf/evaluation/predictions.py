@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.examples import ConceptExample
 from ..ops.masks import masks_to_boxes, rle_decode, rle_encode
-from .overlap import MaskRuns
+from .runs import MaskRuns
 
 __all__ = ["ConceptPrediction", "ConceptTarget", "PairKey", "Rle", "as_rles", "target_of_example", "target_of_label"]
 

@@ -6,6 +6,7 @@ or left out and counted.  What the reference's evaluator takes silently is taken
 LVIS, answers for pairs that nobody verified (ignored).
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from .annotations import AnnotatedPair, AnnotatedPairs, read_json
-from .overlap import MaskRuns
 from .predictions import ConceptPrediction
 from .problems import Problems
+from .runs import MaskRuns
 
 __all__ = ["Results", "load_results"]
 
@@ -123,7 +124,7 @@ def _is_sound(number: int, entry: Entry, pair: AnnotatedPair, problems: Problems
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _leave_out_broken_masks(by_pair: list[list[tuple[int, Entry]]], problems: Problems) -> None:

@@ -11,7 +11,7 @@ from .agreement import human_agreement
 from .annotations import AnnotatedPair, AnnotatedPairs
 from .bootstrap import confidence_intervals
 from .coco_ap import coco_ap
-from .counting import count_errors, count_predictions
+from .counting import count_errors, count_many
 from .curves import calibration, precision_recall
 from .judge import CURVE_THRESHOLDS, Judge
 from .lvis_ap import lvis_ap
@@ -21,7 +21,7 @@ from .tally import DEFINITIONS, figures_of, floats
 
 __all__ = ["ScoreSettings", "Scores", "score_results"]
 
-_PAIRS_AT_ONCE = 64
+_PAIRS_AT_ONCE = 256
 _PREFIX = {"segm": "", "bbox": "box_"}
 _PR_IOUS = (0.5, 0.75)
 
@@ -126,14 +126,14 @@ def score_results(
     scores.settings.pop("progress")
     _note_problems(scores, annotated, results, len(chosen) - len(judged))
     kinds = _kinds(annotated, results, judged, scores)
-    for iou_type, indices in kinds.items():
-        judge = _judged(annotated, results, indices, iou_type, settings)
+    judges = _judges(annotated, results, judged, kinds, settings)
+    for iou_type, judge in judges.items():
         _take_figures(scores, judge, iou_type, settings)
-        if iou_type == next(iter(kinds)):  # masks, or boxes where there are no masks
-            _take_tables(scores, judge, [annotated.pairs[index] for index in indices], indices, settings)
+    first, indices = next(iter(kinds.items()))  # masks, or boxes where there are no masks
+    _take_tables(scores, judges[first], [annotated.pairs[index] for index in indices], indices, settings)
     if annotated.num_annotators > 1:
-        some = [annotated.pairs[index] for index in next(iter(kinds.values()))]
-        scores.human = human_agreement(some, next(iter(kinds)), settings.definition, seed=settings.seed)
+        some = [annotated.pairs[index] for index in indices]
+        scores.human = human_agreement(some, first, settings.definition, seed=settings.seed)
     wanted = settings.average_precision
     if wanted or (wanted is None and annotated.kind != "saco"):
         _take_average_precision(scores, annotated, results, chosen, kinds)
@@ -174,18 +174,27 @@ def _any_positive(annotated: AnnotatedPairs, indices: Sequence[int]) -> bool:
     return any(annotated.pairs[index].is_positive for index in indices)
 
 
-def _judged(
-    annotated: AnnotatedPairs, results: Results, indices: Sequence[int], iou_type: str, settings: ScoreSettings
-) -> Judge:
-    draws = iou_type == "segm" or not results.has_masks
-    judge = Judge(iou_type, settings.threshold, settings.definition, CURVE_THRESHOLDS if draws else ())
-    name = "masks" if iou_type == "segm" else "boxes"
-    with tqdm(total=len(indices), desc=name, unit="pair", disable=not settings.progress) as bar:
-        for start in range(0, len(indices), _PAIRS_AT_ONCE):
-            part = indices[start : start + _PAIRS_AT_ONCE]
-            judge.add([(results.prediction(index), annotated.pairs[index].targets) for index in part])
+def _judges(
+    annotated: AnnotatedPairs,
+    results: Results,
+    judged: Sequence[int],
+    kinds: Mapping[str, Sequence[int]],
+    settings: ScoreSettings,
+) -> dict[str, Judge]:
+    """All pairs judged, each kind of comparison by a judge of its own; the first kind has the curves."""
+    judges = {
+        kind: Judge(kind, settings.threshold, settings.definition, CURVE_THRESHOLDS if place == 0 else ())
+        for place, kind in enumerate(kinds)
+    }
+    members = {kind: set(indices) for kind, indices in kinds.items()}
+    with tqdm(total=len(judged), desc="scoring", unit="pair", disable=not settings.progress) as bar:
+        for start in range(0, len(judged), _PAIRS_AT_ONCE):
+            part = judged[start : start + _PAIRS_AT_ONCE]
+            pairs = {index: (results.prediction(index), annotated.pairs[index].targets) for index in part}
+            for kind, judge in judges.items():
+                judge.add([pairs[index] for index in part if index in members[kind]])
             bar.update(len(part))
-    return judge
+    return judges
 
 
 def _take_figures(scores: Scores, judge: Judge, iou_type: str, settings: ScoreSettings) -> None:
@@ -269,17 +278,17 @@ def _take_counting(
     if not present:
         return
     there = [annotated.pairs[index].targets[0].num_objects for index in present]
-    predictions = (results.prediction(index) for index in present)
     plain: list[int] = []
     recipe: list[int] = []
-    for index, one in zip(present, predictions, strict=True):
-        plain.append(len(one.kept(settings.threshold)))
-        if counts is not None and index in counts:
-            recipe.append(counts[index])
-        elif one.masks is not None:
-            recipe.append(count_predictions(one))
+    for start in range(0, len(present), _PAIRS_AT_ONCE):
+        part = present[start : start + _PAIRS_AT_ONCE]
+        predictions = [results.prediction(index) for index in part]
+        plain += [len(one.kept(settings.threshold)) for one in predictions]
+        if counts is not None:
+            recipe += [counts[index] for index in part if index in counts]
+        elif results.has_masks:
+            recipe += count_many(predictions)
     scores.metrics |= {f"plain_{name}": value for name, value in count_errors(plain, there).items()}
     if len(recipe) == len(there):
         scores.metrics |= count_errors(recipe, there)
-        with_presence = counts is None or any(index not in counts for index in present)
-        scores.settings["counting"] = "presence in the scores" if with_presence else "presence left out"
+        scores.settings["counting"] = "presence in the scores" if counts is None else "presence left out"
