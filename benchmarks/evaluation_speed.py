@@ -4,7 +4,7 @@ usage: python benchmarks/evaluation_speed.py [--pairs 100000] [--masks 5] [--sid
 
 Every pair has MASKS objects and MASKS answers: ellipses near one another, as run-length codes. Three measurements, each
 in a process of its own: `iou` calls pycocotools.mask.iou once for each pair; `score` matches the same records and
-computes cgF1 (`evaluate_concepts`); `file` is all that `sam3-hf evaluate` does on JSON files but for the report: reading,
+computes cgF1 (`evaluate_concepts`); `file` is all that `sam3-hf evaluate` does on JSON files but the report: reading,
 checking, masks and boxes, 19 thresholds, counting, 1000 bootstrap samples. Making the masks is not measured. Memory is
 the peak of the process; `growth_gb` what scoring added to the records in memory.
 """
