@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..configuration import Sam3Config
@@ -28,16 +29,18 @@ from ..data import SceneDataset
 from ..modeling import Sam3Detector, Sam3Model
 from ..modeling.layers import multiplies_fast
 from ..processing import Sam3Processor
+from ..video.clip_loss import clip_loss
 from .augment import Augmentation
 from .clicks import click_loss, drawn_objects
 from .collator import ConceptCollator, ConceptDataset, ConceptSample
 from .datasets import load_coco
 from .ema import ExponentialMovingAverage
 from .muon import Muon, split_matrices
+from .naming import NamedScenes, NamingTrainer
 from .priming import prime_detector
 from .recipes import parameter_groups
 from .sampling import ConceptSampler
-from .tracking import PROMPTS, ClipDataset, clip_loss
+from .tracking import ClipDataset
 from .words import TellingScenes, WordTrainer, cell_coverage
 
 __all__ = ["MIXTURE", "Mixture", "bundled_config", "export", "main", "training_data"]
@@ -259,8 +262,61 @@ class Run:
         if self.rank == 0:
             with (Path(self.options.output) / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
-            shown = ("step", "seconds", "loss", "loss_mask", "loss_dice", "loss_giou", "loss_ce", "loss_presence")
+            shown = (
+                "step",
+                "seconds",
+                "loss",
+                "loss_shape",
+                "loss_mask",
+                "loss_dice",
+                "loss_giou",
+                "loss_ce",
+                "loss_presence",
+            )
             print(self.name, {name: line[name] for name in shown if name in line}, flush=True)
+
+
+class Lessons(nn.Module):
+    """A detector's loss on phrases and, beside it, on names (`naming`), as one module for several processes."""
+
+    def __init__(self, detector: Sam3Detector, naming: NamingTrainer, weight: float) -> None:
+        super().__init__()
+        self.detector, self.naming, self.weight = detector, naming, weight
+
+    def forward(self, batch: dict[str, Any], labels: Any, named: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of both losses, and their terms."""
+        answer = self.detector(**batch, labels=labels)  # normalised by the mean counts over processes
+        loss, terms = self.naming(*named)
+        return answer.loss + self.weight * loss, answer.loss_dict | terms
+
+
+def named_batches(detector: Sam3Detector, options: argparse.Namespace, max_objects: int, seed: int) -> Iterator[Any]:
+    """Batches without end of pixels and the names of their cells."""
+    scenes = SceneDataset(NUM_SCENES, "train", image_size=options.image_size, max_objects=max_objects)
+    side = detector.config.vision_config.backbone_config.grid_size
+    loader = DataLoader(
+        NamedScenes(scenes, side, seed), options.batch_size, num_workers=options.workers, drop_last=True
+    )
+    while True:
+        yield from loader
+
+
+def train_names(detector: Sam3Detector, tokenizer: Any, options: argparse.Namespace, seed: int) -> None:
+    """Teaches both towers the names of what they see; leaves the average of the weights in `detector`."""
+    detector.set_attn_implementation("eager")
+    naming = NamingTrainer(detector, tokenizer).train()
+    run = Run("names", naming, options.steps or options.name_minutes, options)
+    trained: torch.nn.Module = naming
+    if run.processes > 1:
+        trained = torch.nn.parallel.DistributedDataParallel(naming, find_unused_parameters=True)
+    stream = named_batches(detector, options, 8, seed + 1000 * run.step)
+    while run.begin_step():
+        named = [part.to(run.device) for part in next(stream)]
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
+            loss, terms = trained(*named)
+        run.end_step(loss, terms)
+    run.save()
+    run.average.copy_to(naming)
 
 
 def train_words(detector: Sam3Detector, collator: ConceptCollator, options: argparse.Namespace, seed: int) -> None:
@@ -296,21 +352,24 @@ def train_detector(
 ) -> None:
     """Trains the concept half; leaves the average of its weights in it."""
     detector.set_attn_implementation("eager")  # on a CPU in bfloat16, twice as fast as the fused one backwards
-    detector.train()
-    run = Run("detector", detector, options.steps or options.minutes, options)
-    trained: torch.nn.Module = detector
+    lessons = Lessons(detector, NamingTrainer(detector, collator.processor.tokenizer), options.name_weight).train()
+    run = Run("detector", lessons, options.steps or options.minutes, options)
+    trained: torch.nn.Module = lessons
     if run.processes > 1:
-        trained = torch.nn.parallel.DistributedDataParallel(detector, find_unused_parameters=True)
+        trained = torch.nn.parallel.DistributedDataParallel(lessons, find_unused_parameters=True)
     stream = batches(data, collator, options.batch_size, run.step * options.batch_size // len(data), options.workers)
+    seed = data.seed + 1_000_000 + 1000 * run.step
+    names = named_batches(detector, options, options.max_objects, seed)
     while run.begin_step():
         batch = next(stream)
         labels = batch.pop("labels")
         inputs = {name: value.to(run.device) for name, value in batch.items()}
+        named = [part.to(run.device) for part in next(names)]
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            answer = trained(**inputs, labels=labels)  # normalised by the mean counts over processes
-        run.end_step(answer.loss, answer.loss_dict)
+            loss, terms = trained(inputs, labels, named)
+        run.end_step(loss, terms)
     run.save()
-    run.average.copy_to(detector)
+    run.average.copy_to(lessons)
 
 
 def train_clicks(model: Sam3Model, data: Mixture, collator: ConceptCollator, options: argparse.Namespace) -> None:
@@ -346,9 +405,10 @@ def train_clips(model: Sam3Model, options: argparse.Namespace, seed: int) -> Non
     loader = DataLoader(clips, batch_size=None, num_workers=options.workers, sampler=range(run.step, len(clips)))
     stream = iter(loader)
     while run.begin_step():
-        pixels, masks = (part.to(run.device) for part in next(stream))
+        clip = next(stream)
+        pixels, masks = clip["pixel_values"].to(run.device), clip["clip_masks"].to(run.device)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            run.end_step(*clip_loss(model, pixels, masks, PROMPTS[run.step % len(PROMPTS)]))
+            run.end_step(*clip_loss(model, pixels, masks, clip["clip_prompts"]))
     run.save()
     run.average.copy_to(model)
 
@@ -384,6 +444,8 @@ def train(options: argparse.Namespace) -> None:
     seed = options.seed * processes + rank
     data = training_data(folder, size, MIXTURE | options.share, seed, options.max_objects)
     collator = ConceptCollator(Sam3Processor(size=size))
+    if options.name_minutes:
+        train_names(model.detector_model, collator.processor.tokenizer, options, seed)
     if options.word_minutes:
         train_words(model.detector_model, collator, options, seed)
     if options.minutes or options.steps:
@@ -411,6 +473,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("output")
     add("--minutes", type=float, default=100, help="of the detector's training, if --steps is not given")
+    add("--name-minutes", type=float, default=0, help="of the stage before: shapes, colours, ... by name (0: none)")
+    add("--name-weight", type=float, default=2.0, help="of names beside the detector's loss")
     add("--word-minutes", type=float, default=0, help="of the stage before: what words mean (0: none)")
     add("--steps", type=int, default=0)
     add("--click-share", type=float, default=0.1, help="budget of the click stage, as a part of the detector's")
