@@ -117,7 +117,7 @@ def _is_object(masks: Any) -> bool:
     """Whether `masks` are one object's: a stack, or a list whose entries are frames."""
     if isinstance(masks, np.ndarray | torch.Tensor):
         return masks.ndim == 3
-    return any(isinstance(one, Mapping) or getattr(one, "ndim", 0) == 2 for one in masks)
+    return not any(isinstance(one, list | tuple) or getattr(one, "ndim", 2) == 3 for one in masks)
 
 
 def _object_figures(found: Masks, there: Masks, skip_ends: bool) -> dict[str, float]:
