@@ -19,6 +19,7 @@ from .hota import hota
 from .j_and_f import davis_folder, j_and_f
 from .predictions import ConceptPrediction, ConceptTarget, target_of_example, target_of_label
 from .runner import ExemplarChooser, Exemplars, add_correction, evaluate_model, predict_examples, true_boxes
+from .survival import identity_survival
 from .teta import teta
 from .veval import score_veval, veval_results
 from .video_ap import video_ap
@@ -30,6 +31,7 @@ from .video_format import (
     video_pairs,
     video_results,
 )
+from .video_runner import evaluate_masklets, evaluate_video_model
 from .video_tracks import Track, VideoPair
 
 __all__ = [
@@ -52,8 +54,11 @@ __all__ = [
     "count_predictions",
     "davis_folder",
     "evaluate_concepts",
+    "evaluate_masklets",
     "evaluate_model",
+    "evaluate_video_model",
     "hota",
+    "identity_survival",
     "j_and_f",
     "load_predictions",
     "load_targets",
