@@ -280,6 +280,9 @@ def test_veval_of_perfect_answers_and_of_none() -> None:
     nothing = score_veval([], dataset())
     assert nothing.keys() == figures.keys()
     assert nothing["video_mask_all_phrase_HOTA"] == nothing["video_mask_demo_ilmcc_50"] == 0
+    absent = score_veval([], dataset(annotations=[]))
+    assert absent.keys() == figures.keys()
+    assert (absent["video_mask_all_phrase_HOTA"], absent["video_mask_mAP_50_95"]) == (0, -1)
 
 
 def test_names_follow_what_is_known() -> None:
@@ -352,6 +355,11 @@ def test_what_a_session_found_becomes_results() -> None:
         ({"bboxes": [[1, 1, 2], None, None]}, "a box has other than four numbers"),
         ({"segmentations": [code(1, size=(12, 10)), None, None]}, r"frame 0: the mask is of size \[12, 10\]; expected"),
         ({"segmentations": [{"size": list(SIZE), "counts": "0"}, None, None]}, "prediction 1: run lengths sum to 0"),
+        (
+            {"segmentations": [[[0, 0, 4, 0, 4, 4]], None, None]},
+            "prediction 1, frame 0: the mask is no run-length code",
+        ),
+        ({"score": "good"}, "prediction 1: could not convert"),
         ({"segmentations": None}, "has neither masks nor boxes"),
     ],
 )
@@ -371,6 +379,10 @@ def test_bad_files_are_refused() -> None:
         load_video_targets(dataset(video_np_pairs=[{"video_id": 1, "category_id": 7}] * 2))
     with pytest.raises(ValueError, match="ids of predictions come more than once, such as 3"):
         score_veval([result(id=3), result(id=3, score=0.5)], dataset())
+    with pytest.raises(ValueError, match="video 1 has no width, length; it has id, height"):
+        load_video_targets(dataset(videos=[{"id": 1, "height": 4}]))
+    with pytest.raises(TypeError, match="prediction 0 is str; expected a dict"):
+        score_veval(["tracks.json"], dataset())  # type: ignore[list-item]
     with pytest.raises(ValueError, match="prediction 0 has no score"):
         score_veval([{"video_id": 1, "category_id": 7}], dataset())
 

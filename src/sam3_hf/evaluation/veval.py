@@ -15,7 +15,7 @@ the long names.
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -124,17 +124,16 @@ def _figures_of_pairs(
     ranked = precision.compute()
     figures = {f"{prefix}_mAP_50_95": precision.compute(per_phrase=True)["AP"]}
     figures |= {f"{prefix}_phrase_ap_{level}": ranked[f"AP{level}".removesuffix("50_95")] for level in _LEVELS}
-    figures |= _tracking(tracking, f"{prefix}_all_phrase_")
-    figures |= _tracking(
-        {key: tracking[key] for key in _challenging(targets)} if targets.tracks else {}, f"{prefix}_challenging_phrase_"
-    )
+    figures |= _tracking(tracking.values(), f"{prefix}_all_phrase_")
+    if challenging := _challenging(targets):
+        figures |= _tracking([tracking[key] for key in challenging], f"{prefix}_challenging_phrase_")
     if targets.asked is not None and scores:
         figures |= _concept_figures(scores, f"{prefix}_demo_")
     return figures
 
 
-def _tracking(results: Mapping[tuple[int, int], Mapping[str, Any]], prefix: str) -> dict[str, float]:
-    combined = combine_hota(results.values()) if results else {}
+def _tracking(results: Collection[Mapping[str, Any]], prefix: str) -> dict[str, float]:
+    combined = combine_hota(results) if results else dict.fromkeys(HOTA_NAMES, 0.0)
     return {prefix + name: value for name, value in combined.items()}
 
 

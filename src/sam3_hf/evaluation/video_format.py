@@ -103,6 +103,9 @@ def load_video_predictions(
     """
     given = predictions if not isinstance(predictions, str | os.PathLike) else _load(predictions)
     files = [given] if isinstance(given, Mapping) else list(given)
+    for index, one in enumerate(files):
+        if not isinstance(one, Mapping):
+            raise TypeError(f"prediction {index} is {type(one).__name__}; expected a dict with video_id, score, ....")
     if files and all("annotations" in one for one in files):
         files = [entry for one in files for entry in _renumbered(one, targets)]
     tracks = []
@@ -182,6 +185,9 @@ def _id(entry: Mapping[str, Any], name: str, key: str) -> int:
 
 def _info(entry: Mapping[str, Any]) -> VideoInfo:
     files = entry.get("file_names") or []
+    missing = [key for key in ("height", "width", *(() if files else ("length",))) if key not in entry]
+    if missing:
+        raise ValueError(f"video {entry.get('id')} has no {', '.join(missing)}; it has {', '.join(entry)}.")
     name = entry.get("video_name") or entry.get("name") or (os.path.dirname(files[0]) if files else "")
     return VideoInfo(str(name), (int(entry["height"]), int(entry["width"])), len(files) or int(entry["length"]))
 
@@ -210,6 +216,8 @@ def _track(
                 f"{name} has {len(values)} {key}; expected {info.num_frames}, the frames of video {video}."
             )
     for frame, mask in enumerate(masks or ()):
+        if mask is not None and not (isinstance(mask, Mapping) and {"size", "counts"} <= mask.keys()):
+            raise ValueError(f"{name}, frame {frame}: the mask is no run-length code with size and counts.")
         if mask is not None and tuple(mask["size"]) != info.size:
             raise ValueError(
                 f"{name}, frame {frame}: the mask is of size {list(mask['size'])}; expected {list(info.size)} (height, "
@@ -227,7 +235,7 @@ def _track(
             _id(entry, name, "id") if "id" in entry else None,
             None if tags is None else tuple(tags),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 
 
