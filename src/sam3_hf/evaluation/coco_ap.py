@@ -12,7 +12,7 @@ from typing import Any
 from ..ops.masks import rle_decode
 from .predictions import ConceptPrediction, ConceptTarget, PairKey, Rle
 
-__all__ = ["coco_ap", "import_pycocotools"]
+__all__ = ["coco_ap"]
 
 _NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100")
 _KINDS = {"segm": "mask", "bbox": "box"}
@@ -33,7 +33,7 @@ def coco_ap(
     """
     if iou_type not in _KINDS:
         raise ValueError(f"iou_type is {iou_type!r}; expected 'segm' (masks) or 'bbox' (boxes).")
-    coco_class, eval_class = import_pycocotools()
+    coco_class, eval_class = _pycocotools()
     if not isinstance(predictions, Mapping):
         predictions = {one.key: one for one in predictions}
     pictures = _numbers(target.image_id if per_phrase else target.key for target in targets)
@@ -68,8 +68,7 @@ def coco_ap(
     return {f"{_KINDS[iou_type]}_{name}": float(value) for name, value in zip(_NAMES, evaluation.stats, strict=False)}
 
 
-def import_pycocotools() -> tuple[Any, Any]:
-    """The classes `COCO` and `COCOeval`; ImportError, naming the extra to install, where pycocotools is missing."""
+def _pycocotools() -> tuple[Any, Any]:
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval

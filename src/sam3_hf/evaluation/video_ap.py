@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .coco_ap import import_pycocotools
+from .coco_ap import _pycocotools
 from .video_tracks import TrackOverlap, VideoPair, track_overlap
 
 __all__ = ["VideoAP", "video_ap"]
@@ -75,7 +75,7 @@ class VideoAP:
 
 def _precision(pairs: list[_Pair], places: list[Place]) -> np.ndarray:
     """COCO's precision (thresholds, recalls, categories), -1 where undefined."""
-    coco_class, eval_class = import_pycocotools()
+    coco_class, eval_class = _pycocotools()
 
     known = dict(zip(places, pairs, strict=True))
 
