@@ -1,6 +1,7 @@
 """Metrics of videos on cases that can be worked out by hand; reading of files, and what it refuses."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -402,3 +403,10 @@ def test_boxes_are_made_from_masks(seed: int) -> None:
     boxes = masks_to_boxes(masks).double().numpy()
     boxes[:, 2:] -= boxes[:, :2]
     np.testing.assert_array_equal(Track(1, 1, rle_encode(masks)).boxes, boxes)
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackeval.metrics", None)
+    with pytest.raises(ImportError, match=r"TrackEval: pip install 'sam3-hf\[evaluate\]'"):
+        hota([pair([track([1])], [track([1])])])
+    assert video_f1([pair([track([1])], [track([1])])])["F1"] > 0.9

@@ -114,7 +114,7 @@ def _add_video(
     """Adds one video to all phrases."""
     track_category = np.array([track.category_id for track in tracks], dtype=np.int64)
     object_category = np.array([target.category_id for target in targets], dtype=np.int64)
-    assigned = _assign_all(frames, len(targets), len(tracks))
+    assigned = _assign_all(frames)
     false_names = {category: np.zeros(len(_ALPHAS) - _FIRST_NAMED) for category in counts}
     for category, count in counts.items():
         own = [object_category[frame.objects] == category for frame in frames]
@@ -129,8 +129,11 @@ def _add_video(
             false_names[category][:] = sum(concerned)
             continue
         kept = np.array(sorted(set().union(*near)))
-        parts = [_part(frame, mine, kept) for frame, mine in zip(frames, own, strict=True)]
-        for other, wrong in _add_phrase(count, parts, near, track_category, category, len(targets), len(tracks)):
+        objects = np.unique(np.concatenate([frame.objects[mine] for frame, mine in zip(frames, own, strict=True)]))
+        parts = [_part(frame, mine, objects, kept) for frame, mine in zip(frames, own, strict=True)]
+        is_near = [np.isin(kept, list(tracks_near)) for tracks_near in near]
+        for track, wrong in _add_phrase(count, parts, is_near, track_category[kept] == category):
+            other = int(track_category[kept[track]])
             if other in false_names:
                 false_names[other] += wrong
         for mine, tracks_near, number in zip(own, near, concerned, strict=True):
@@ -147,30 +150,36 @@ def _near_tracks(
     return set(near.tolist()) - {track for one, track in assigned.items() if object_category[one] != category}
 
 
-def _part(frame: _Frame, own: np.ndarray, kept: np.ndarray) -> _Frame:
-    """A frame with the objects of one phrase and the tracks that are `kept`."""
+def _part(frame: _Frame, own: np.ndarray, objects: np.ndarray, kept: np.ndarray) -> _Frame:
+    """A frame with its `own` objects and the tracks that are `kept`, known by their places in `objects` and `kept`."""
     tracks = np.isin(frame.tracks, kept)
-    return _Frame(frame.ious[own][:, tracks], frame.objects[own], frame.tracks[tracks])
+    places = np.searchsorted(objects, frame.objects[own]), np.searchsorted(kept, frame.tracks[tracks])
+    return _Frame(frame.ious[own][:, tracks], *places)
 
 
-def _assign_all(frames: Sequence[_Frame], num_objects: int, num_tracks: int) -> list[dict[int, int]]:
+def _assign_all(frames: Sequence[_Frame]) -> list[dict[int, int]]:
     """On each frame, object → track, whatever their phrases are."""
     near = [frame.tracks[(frame.ious >= _NEAR).any(0)] for frame in frames]
     if not any(map(len, near)):
         return [{} for _ in frames]
-    kept = np.unique(np.concatenate(near))
-    parts = [_part(frame, np.ones(len(frame.objects), dtype=bool), kept) for frame in frames]
-    alignment, _, _ = _align(parts, num_objects, num_tracks)
+    kept, objects = np.unique(np.concatenate(near)), np.unique(np.concatenate([one.objects for one in frames]))
+    parts = [_part(frame, np.ones(len(frame.objects), dtype=bool), objects, kept) for frame in frames]
+    alignment, _, _ = _align(parts)
     assigned = []
     for part in parts:
         rows, columns = _match(part, alignment)
         good = part.ious[rows, columns] >= _NEAR - _EPS
-        assigned.append(dict(zip(part.objects[rows[good]].tolist(), part.tracks[columns[good]].tolist(), strict=True)))
+        pairs = objects[part.objects[rows[good]]].tolist(), kept[part.tracks[columns[good]]].tolist()
+        assigned.append(dict(zip(*pairs, strict=True)))
     return assigned
 
 
-def _align(parts: Sequence[_Frame], num_objects: int, num_tracks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _align(parts: Sequence[_Frame]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How well objects and tracks go together over the video (num_objects, num_tracks), and how often each is there."""
+    num_objects, num_tracks = (
+        1 + max(int(numbers.max(initial=-1)) for numbers in side)
+        for side in ([part.objects for part in parts], [part.tracks for part in parts])
+    )
     common = np.zeros((num_objects, num_tracks))
     object_frames, track_frames = np.zeros((num_objects, 1)), np.zeros((1, num_tracks))
     for part in parts:
@@ -190,42 +199,34 @@ def _match(part: _Frame, alignment: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _add_phrase(
-    count: _Counts,
-    parts: Sequence[_Frame],
-    near: Sequence[set[int]],
-    track_category: np.ndarray,
-    category: int,
-    num_objects: int,
-    num_tracks: int,
-) -> Iterable[tuple[int, np.ndarray]]:
-    """Adds one video to one phrase; gives (phrase, at which alphas) of the matched tracks that have another name."""
-    alignment, object_frames, track_frames = _align(parts, num_objects, num_tracks)
-    matches = np.zeros((len(_ALPHAS), num_objects, num_tracks))
+    count: _Counts, parts: Sequence[_Frame], near: Sequence[np.ndarray], has_name: np.ndarray
+) -> list[tuple[int, np.ndarray]]:
+    """Adds one video to one phrase; gives (track, at which alphas) of the matched tracks that have another name.
+
+    Of each track, `near` says whether it is near on each frame, and `has_name` whether it is named after the phrase.
+    """
+    alignment, object_frames, track_frames = _align(parts)
+    matches = np.zeros((len(_ALPHAS), *alignment.shape))
     num_found = np.zeros(len(_ALPHAS))
     wrong: list[tuple[int, np.ndarray]] = []
-    for part, tracks_near in zip(parts, near, strict=True):
+    for part, is_near in zip(parts, near, strict=True):
         if not len(part.objects):
             continue
         rows, columns = _match(part, alignment)
         good = part.ious[rows, columns][None] >= _ALPHAS[:, None] - _EPS  # (alphas, matches)
         objects, tracks = part.objects[rows], part.tracks[columns]
-        is_right = track_category[tracks] == category
-        is_near = np.isin(tracks, list(tracks_near))
+        is_right = has_name[tracks]
         num_found += good.sum(1)
         count.missed += len(part.objects) - good.sum(1)
-        count.false += len(tracks_near) - (good & is_near).sum(1)
+        count.false += is_near.sum() - (good & is_near[tracks]).sum(1)
         count.named += (good & is_right)[_FIRST_NAMED:].sum(1)
         count.misnamed += (good & ~is_right)[_FIRST_NAMED:].sum(1)
         matches[:, objects, tracks] += good
-        wrong += [
-            (int(track_category[tracks[index]]), good[_FIRST_NAMED:, index].astype(float))
-            for index in np.flatnonzero(~is_right)
-        ]
+        wrong += [(int(tracks[index]), good[_FIRST_NAMED:, index]) for index in np.flatnonzero(~is_right)]
     count.found += num_found
-    some = np.ix_(np.arange(len(_ALPHAS)), object_frames[:, 0] > 0, track_frames[0] > 0)
     both = np.maximum(1, object_frames + track_frames - matches)
     for row, whole in enumerate((both, np.maximum(1, object_frames), np.maximum(1, track_frames))):
-        shares = (matches * (matches / whole))[some].sum((1, 2))
+        shares = (matches * (matches / whole)).sum((1, 2))
         # The detour of the reference, whose last bits decide about the last of five digits.
         count.together[row] += shares / np.maximum(1, num_found) * num_found
     return wrong
