@@ -5,8 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    "evaluate": ["pycocotools>=2.0.8", "trackeval>=1.3"],
     "train": ["datasets>=3.0", "peft>=0.15", "pycocotools>=2.0.8", "pyyaml>=6.0", "tensorboard>=2.15"],
+    "evaluate": ["pycocotools>=2.0.8", "trackeval>=1.3"],
     "video": ["av>=14.0"],
     "demo": ["gradio>=5.0"],
     "dev": [
