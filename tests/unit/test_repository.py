@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SOURCES = sorted((REPOSITORY / "src").rglob("*.py"))
-EXTRAS = {"train", "video", "demo", "dev"}
+EXTRAS = {"train", "evaluate", "video", "demo", "dev"}
 # A result may not depend on these, so nothing in the package imports them (pycocotools serves the tests alone).
 FORBIDDEN = {"torchvision", "triton", "flash_attn", "kernels", "pycocotools", "sam3"}
 ALLOWED = {"src/sam3_hf/evaluation/coco_ap.py": {"pycocotools"}}  # COCO's AP is pycocotools' by definition
@@ -174,7 +174,7 @@ def test_imports_point_one_way(source: Path) -> None:
 def test_every_third_party_import_is_a_requirement() -> None:
     words = _setup_call()
     extras = ast.literal_eval(words["extras_require"])
-    listed = [*ast.literal_eval(words["install_requires"]), *extras["train"], *extras["video"]]
+    listed = [*ast.literal_eval(words["install_requires"]), *extras["train"], *extras["evaluate"], *extras["video"]]
     required = {re.split(r"[<>=!~\[;]", line, maxsplit=1)[0].replace("-", "_") for line in listed}
     renamed = {"PIL": "pillow", "yaml": "pyyaml"}
     third_party = set().union(*map(_imports, SOURCES)) - set(sys.stdlib_module_names) - {"sam3_hf"}

@@ -1,4 +1,7 @@
-"""How good is a model?  Concept F1, COCO AP and counting errors, of a model or of predictions made elsewhere."""
+"""How good is a model?  Concept F1, COCO AP and counting errors, of a model or of predictions made elsewhere.
+
+And for videos: concept F1 of tracks, HOTA, TETA, average precision, J and F.
+"""
 
 from .coco_ap import coco_ap
 from .coco_format import (
@@ -12,8 +15,24 @@ from .coco_format import (
 from .concept_f1 import IOU_THRESHOLDS, PairScore, best_score, concept_f1, evaluate_concepts, score_pairs
 from .counting import count_errors, count_objects, count_predictions
 from .evaluator import ConceptMetrics, predictions_of_outputs
+from .hota import hota
+from .j_and_f import davis_folder, j_and_f
 from .predictions import ConceptPrediction, ConceptTarget, target_of_example, target_of_label
 from .runner import ExemplarChooser, Exemplars, add_correction, evaluate_model, predict_examples, true_boxes
+from .survival import identity_survival
+from .teta import teta
+from .veval import score_veval, veval_results
+from .video_ap import video_ap
+from .video_f1 import video_f1
+from .video_format import (
+    VideoTargets,
+    load_video_predictions,
+    load_video_targets,
+    video_pairs,
+    video_results,
+)
+from .video_runner import evaluate_masklets, evaluate_video_model
+from .video_tracks import Track, VideoPair
 
 __all__ = [
     "IOU_THRESHOLDS",
@@ -23,6 +42,9 @@ __all__ = [
     "ExemplarChooser",
     "Exemplars",
     "PairScore",
+    "Track",
+    "VideoPair",
+    "VideoTargets",
     "add_correction",
     "best_score",
     "coco_ap",
@@ -30,18 +52,33 @@ __all__ = [
     "count_errors",
     "count_objects",
     "count_predictions",
+    "davis_folder",
     "evaluate_concepts",
+    "evaluate_masklets",
     "evaluate_model",
+    "evaluate_video_model",
+    "hota",
+    "identity_survival",
+    "j_and_f",
     "load_predictions",
     "load_targets",
+    "load_video_predictions",
+    "load_video_targets",
     "pair_ids",
     "predict_examples",
     "predictions_of_outputs",
     "predictions_to_coco",
     "save_json",
     "score_pairs",
+    "score_veval",
     "target_of_example",
     "target_of_label",
     "targets_to_coco",
+    "teta",
     "true_boxes",
+    "veval_results",
+    "video_ap",
+    "video_f1",
+    "video_pairs",
+    "video_results",
 ]
