@@ -24,7 +24,8 @@ from ..evaluation import evaluate_model
 from ..modeling import Sam3Detector, Sam3Model
 from ..modeling.layers import multiplies_fast
 from ..processing import Sam3Processor
-from .bundled import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches, rate
+from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches
+from .bundled_stages import rate
 from .collator import ConceptCollator, ConceptDataset
 from .muon import Muon, split_matrices
 from .recipes import parameter_groups
