@@ -1,7 +1,7 @@
 """Frames per second of the tracker over objects, in turn with transformers' on the same weights.
 
 usage: python benchmarks/video_vs_transformers.py [--objects 1 4 16 64] [--frames 12] [--pairs 3] [--released]
-           [--device cpu] [--dtype float32]
+           [--image-size 112] [--device cpu] [--dtype float32]
 needs: transformers >= 5.10 with torchvision (transformers' own classes ask for it).
 
 Both follow the same clicked objects through the same random frames, vision tower included. Sizes are tiny unless
@@ -20,11 +20,11 @@ from transformers import Sam3TrackerVideoConfig, Sam3TrackerVideoInferenceSessio
 from sam3_hf import Sam3Processor, Sam3TrackerConfig, Sam3VideoTracker
 
 
-def small_config() -> Sam3TrackerConfig:
+def small_config(image_size: int) -> Sam3TrackerConfig:
     """The smallest sizes that transformers takes: its memories have 64 channels, fewer than its maps must have."""
     backbone = {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "image_size": 112, "window_size": 4, "global_attn_indexes": [1, 3], "pretrain_image_size": 56,
+        "image_size": image_size, "window_size": 4, "global_attn_indexes": [1, 3], "pretrain_image_size": 56,
     }  # fmt: skip
     return Sam3TrackerConfig(
         vision_config={"backbone_config": backbone, "fpn_hidden_size": 128},
@@ -40,10 +40,10 @@ def small_config() -> Sam3TrackerConfig:
     )
 
 
-def build(released: bool) -> tuple[Any, Sam3VideoTracker]:
+def build(released: bool, image_size: int) -> tuple[Any, Sam3VideoTracker]:
     """Our tracker with random weights, and transformers' opened from the same directory."""
     torch.manual_seed(0)
-    config = Sam3TrackerConfig() if released else small_config()
+    config = Sam3TrackerConfig() if released else small_config(image_size)
     ours = Sam3VideoTracker(config).eval()
     with tempfile.TemporaryDirectory() as folder:
         ours.save_pretrained(folder)
@@ -57,11 +57,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--released", action="store_true")
+    parser.add_argument("--image-size", type=int, default=112, help="of the small model")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype)
-    theirs, ours = (model.to(options.device, dtype) for model in build(options.released))
+    theirs, ours = (model.to(options.device, dtype) for model in build(options.released, options.image_size))
     side = ours.config.image_size
     processor = Sam3Processor(size=side)
     frames = np.random.default_rng(0).integers(0, 256, (options.frames, side, side, 3), dtype=np.uint8)

@@ -234,14 +234,17 @@ def _score_videos(arguments: argparse.Namespace) -> int:
     """SA-Co/VEval: figures of predictions in YouTube-VIS form."""
     from .evaluation.coco_format import save_json
     from .evaluation.files import METRICS
+    from .evaluation.veval import veval_results
 
-    try:
-        from .evaluation.veval import score_veval  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError as error:
-        raise ImportError("this version cannot score videos yet") from error
     if len(arguments.annotations) > 1:
-        raise ValueError(f"{len(arguments.annotations)} files of annotated videos; expected one.")
-    figures = score_veval(arguments.predictions, arguments.annotations[0])
+        raise ValueError(f"{len(arguments.annotations)} files of annotated videos; expected one")
+    if arguments.lenient or arguments.definition != "released":
+        raise ValueError("--lenient and --definition are for pictures; leave them out for annotated videos")
+    found = veval_results(
+        arguments.predictions, arguments.annotations[0], threshold=arguments.threshold, progress=sys.stderr.isatty()
+    )
+    figures = found.pop("dataset_results")
+    save_json(found, arguments.output / "per_pair.json")
     save_json(figures, arguments.output / METRICS)
     for name, value in figures.items():
         print(f"{name:48} {value:10.4f}")

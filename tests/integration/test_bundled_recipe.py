@@ -14,12 +14,13 @@ RECIPE = ["--image-size", "112", "--batch-size", "2", "--workers", "0", "--log-e
 
 
 def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
-    main([str(tmp_path), *RECIPE, "--steps", "2", "--click-share", "1", "--clip-share", "0.5"])
-    main([str(tmp_path), *RECIPE, "--steps", "3", "--click-share", "1", "--clip-share", "0.5"])
+    first = ["--name-minutes", "1", "--word-minutes", "1"]  # the other stages are there by default
+    main([str(tmp_path), *RECIPE, *first, "--steps", "2"])
+    main([str(tmp_path), *RECIPE, *first, "--steps", "3"])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
     steps = [(line["stage"], line["step"]) for line in lines]
-    first = [("detector", 1), ("detector", 2), ("clicks", 1), ("clicks", 2), ("clips", 1)]
-    assert steps == [*first, ("detector", 3), ("clicks", 3), ("clips", 2)]
+    stages = ("names", "words", "detector", "clicks", "clips")
+    assert steps == [(stage, step) for stage in stages for step in (1, 2)] + [(stage, 3) for stage in stages]
 
     folder = tmp_path / "model"
     with safe_open(folder / "model.safetensors", "pt") as stored:

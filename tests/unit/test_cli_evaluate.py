@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 
 from evaluation_toys import ANSWERS, PAIRS, entry, saco, save_pictures
 from sam3_hf.cli import main
-from sam3_hf.evaluation import evaluate_concepts, load_predictions, load_targets
+from sam3_hf.evaluation import evaluate_concepts, load_predictions, load_targets, score_veval
 
 PLOTS = {"precision_recall.png", "calibration.png", "cgf1_over_threshold.png", "domains.png"}
 FILES = {"metrics.json", "per_phrase.csv", "report.md", "report.html", "cases.png"}
@@ -152,16 +151,24 @@ def test_broken_json_is_named(files: tuple[Path, Path], tmp_path: Path, capsys: 
     assert f"the prediction file '{files[0]}' is not JSON" in capsys.readouterr().err
 
 
-def test_annotated_videos_go_to_the_video_metrics(
-    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_annotated_videos_are_scored_under_the_official_names(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which file goes where; the figures themselves are the business of `evaluation/veval`."""
-    files[1].write_text(json.dumps({"videos": [], "annotations": []}))
-    veval = types.ModuleType("sam3_hf.evaluation.veval")
-    veval.score_veval = lambda predictions, annotations: {
-        "num": float(predictions == files[0] and annotations == files[1])
-    }  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sam3_hf.evaluation.veval", veval)
+    square = {"size": [4, 4], "counts": [5, 2, 2, 2, 5]}
+    annotations = {
+        "videos": [{"id": 1, "video_name": "clip", "height": 4, "width": 4, "length": 2}],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 9, "name": "cat"}],
+        "annotations": [{"id": 1, "video_id": 1, "category_id": 7, "segmentations": [square, None]}],
+        "video_np_pairs": [{"video_id": 1, "category_id": 7}, {"video_id": 1, "category_id": 9}],
+    }
+    found = [{"video_id": 1, "category_id": 7, "score": 0.9, "segmentations": [square, None]}]
+    files[0].write_text(json.dumps(found))
+    files[1].write_text(json.dumps(annotations))
     assert run(files, tmp_path / "out") == 0
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"num": 1.0}
-    assert "num" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics == score_veval(found, annotations)
+    assert metrics["video_mask_demo_cgf1_50_95"] > 0.99 and metrics["video_mask_all_phrase_HOTA"] > 0.99
+    assert len(json.loads((tmp_path / "out" / "per_pair.json").read_text())["video_np_results"]) == 2
+    assert "video_mask_demo_cgf1_50_95" in capsys.readouterr().out
+    assert run(files, tmp_path / "lenient", "--lenient") == 2
+    assert "--lenient and --definition are for pictures" in capsys.readouterr().err

@@ -1,17 +1,25 @@
 """Training of the tracker on clips: it learns, bad clips are refused, pictures become clips."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from sam3_hf import Sam3Model, tiny_config
 from sam3_hf.data import concept_scene
-from sam3_hf.training.tracking import PROMPTS, ClipDataset, clip_loss, moving_picture
+from sam3_hf.training.arguments import Sam3TrainingArguments
+from sam3_hf.training.tracking import ClipCollator, ClipDataset, moving_picture
+from sam3_hf.training.trainer import Sam3Trainer
+from sam3_hf.video.clip_loss import PROMPTS, clip_loss
 
 
 @pytest.fixture(scope="module")
 def clip() -> tuple[torch.Tensor, torch.Tensor]:
-    return ClipDataset(num_frames=4, image_size=112)[3]
+    item = ClipDataset(num_frames=4, image_size=112)[3]
+    return item["pixel_values"], item["clip_masks"]
 
 
 def _model() -> Sam3Model:
@@ -68,5 +76,56 @@ def test_a_picture_becomes_a_clip() -> None:
     assert clip.frames.shape == (5, 96, 96, 3)
     assert clip.masks.shape == (5, len(scene.masks or ()), 96, 96)
     assert not np.array_equal(clip.frames[0], clip.frames[4])
-    pixels, masks = ClipDataset([scene], length=2, num_frames=3, image_size=112)[0]
+    item = ClipDataset([scene], length=2, num_frames=3, image_size=112)[0]
+    pixels, masks = item["pixel_values"], item["clip_masks"]
     assert pixels.shape == (3, 3, 112, 112) and masks.shape[0] == 3
+
+
+def test_several_clips_are_the_mean_of_each(clip: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model = _model().eval()  # without correction clicks
+    clips = [ClipDataset(num_frames=4, image_size=112)[i] for i in (0, 3)]
+    batch = ClipCollator()(clips)
+    batch["clip_prompts"] = ["mask", "box"]
+    together = model(**batch)
+    alone = [
+        clip_loss(model, one["pixel_values"], one["clip_masks"], prompt, 0.0)[0].item()
+        for one, prompt in zip(clips, batch["clip_prompts"], strict=True)
+    ]
+    assert together.loss.item() == pytest.approx(sum(alone) / 2, rel=1e-5)
+    assert float(sum(together.loss_dict.values())) == pytest.approx(together.loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ours", "plain"])
+def test_a_trainer_trains_the_tracker_alone(kind: str, tmp_path: Path) -> None:
+    model = Sam3Model(tiny_config(112))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings: dict[str, Any] = {
+        "output_dir": str(tmp_path), "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 2,
+        "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "use_cpu": True, "learning_rate": 1e-3,
+    }  # fmt: skip
+    clips = ClipDataset(length=4, num_frames=3, image_size=112)
+    if kind == "ours":
+        arguments = Sam3TrainingArguments(freeze="detector", ema_decay=0.9, **settings)
+        trainer: Trainer = Sam3Trainer(
+            model, arguments, train_dataset=clips, eval_dataset=clips, data_collator=ClipCollator()
+        )
+    else:
+        plain = TrainingArguments(remove_unused_columns=False, label_names=["clip_masks"], **settings)
+        trainer = Trainer(model, plain, train_dataset=clips, eval_dataset=clips, data_collator=ClipCollator())
+    trainer.train()
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+    if kind == "ours":
+        assert any("loss_mask" in entry for entry in trainer.state.log_history)
+    after = Sam3Model.from_pretrained(tmp_path / "checkpoint-2").state_dict()
+    changed = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"tracker_model", "tracker_neck"}
+
+
+def test_bad_batches_of_clips(clip: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model, (pixels, masks) = _model(), clip
+    with pytest.raises(ValueError, match="there is no clip"):
+        model(clip_masks=[masks])
+    with pytest.raises(ValueError, match=r"expected \(num_clips"):
+        model(pixel_values=pixels, clip_masks=[masks])
+    with pytest.raises(ValueError, match="one num_frames"):
+        ClipCollator()([ClipDataset(num_frames=n, image_size=112)[0] for n in (2, 3)])

@@ -22,7 +22,14 @@ from sam3_hf.training.collator import ConceptCollator, ConceptDataset
 from sam3_hf.training.datasets import ConceptExamples, load_coco, load_mask_folder, load_saco, to_dataset
 from sam3_hf.training.pictures import open_picture
 from sam3_hf.training.regions import Region, runs_to_rle
-from sam3_hf.training.sampling import AllPhrases, ConceptSampler, MinedNegatives, hard_negatives, noisy_boxes
+from sam3_hf.training.sampling import (
+    EVERYDAY_PHRASES,
+    AllPhrases,
+    ConceptSampler,
+    MinedNegatives,
+    hard_negatives,
+    noisy_boxes,
+)
 
 # pycocotools' own, with a recent numpy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -426,6 +433,18 @@ def test_assumed_negatives_fill_up_what_a_picture_does_not_know() -> None:
     sampler = ConceptSampler(random_negatives=2, hard_negatives=1, assumed_absent=["nucleus", "car", "dog", "cat"])
     absent = {row.concept for row in sampler(picture, np.random.default_rng(0)) if not row.objects}
     assert absent == {"car", "dog", "cat"}
+
+
+def test_a_picture_that_knows_nothing_absent_is_asked_everyday_phrases_by_default() -> None:
+    def absent(concept: str, vocabulary: tuple[str, ...], sampler: ConceptSampler) -> set[str]:
+        picture = open_picture(example(random_masks(1, (20, 20)), {concept: (0,)}, vocabulary=vocabulary))
+        rows = (row for seed in range(40) for row in sampler(picture, np.random.default_rng(seed)))
+        return {row.concept for row in rows if not row.objects}
+
+    asked = absent("tall person", ("tall person",), ConceptSampler())
+    assert len(asked) > 20 and asked < set(EVERYDAY_PHRASES) and "person" not in asked
+    assert absent("nucleus", ("nucleus", "lamp post"), ConceptSampler()) == {"lamp post"}
+    assert absent("nucleus", ("nucleus",), ConceptSampler(assumed_absent=())) == set()
 
 
 def test_phrases_become_visual_queries_and_get_boxes_as_often_as_asked(street: ConceptExample) -> None:

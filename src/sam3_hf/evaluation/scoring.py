@@ -85,17 +85,15 @@ class Scores:
 
     def as_json(self) -> dict[str, Any]:
         """The metrics at the top, then the rest but for phrases and cases, which have files of their own."""
-        rest = {name: value for name, value in asdict(self).items() if name not in ("metrics", "phrases", "cases")}
-        return (
-            self.metrics
-            | {
-                "confidence_intervals": rest.pop("intervals"),
-                "per_domain": rest.pop("domains"),
-                "human_agreement": rest.pop("human"),
-                "problems": rest.pop("counts"),
-            }
-            | rest
-        )
+        return self.metrics | {
+            "confidence_intervals": self.intervals,
+            "per_domain": self.domains,
+            "human_agreement": self.human,
+            "problems": self.counts,
+            "curves": self.curves,
+            "settings": self.settings,
+            "notes": self.notes,
+        }
 
 
 def score_results(

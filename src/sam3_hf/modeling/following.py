@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .outputs import Sam3ClipOutput
+
 __all__ = ["FollowsVideo"]
 
 
@@ -49,3 +51,12 @@ class FollowsVideo:
             last = inference_session.last_frame
             frame_idx = 0 if last is None else last - 1 if reverse else last + 1
         return track_frame(model, inference_session, frame_idx, frame, reverse)
+
+    def _loss_of_clips(self, pixel_values: Tensor | None, clip_masks: Any, clip_prompts: Any) -> Sam3ClipOutput:
+        """What `model(pixel_values=..., clip_masks=...)` gives: the loss of following the objects of clips."""
+        from ..video.clip_loss import clips_loss
+
+        if pixel_values is None:
+            raise ValueError("clip_masks without pixel_values (num_clips, num_frames, 3, S, S): there is no clip")
+        model: Any = self
+        return clips_loss(model, pixel_values, clip_masks, clip_prompts)

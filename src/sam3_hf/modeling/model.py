@@ -125,13 +125,19 @@ class Sam3Model(FollowsVideo, Sam3PreTrainedModel):
         frame_idx: int | None = None,
         frame: Tensor | None = None,
         reverse: bool = False,
+        clip_masks: Sequence[Tensor] | None = None,
+        clip_prompts: Sequence[str] | None = None,
     ) -> Any:
         """A `Sam3ImageSegmentationOutput`: masks, boxes, logits and presence of each row (picture-phrase pair), with
         labels the training loss of the concept half; see `Sam3Detector.forward`.
 
         With `inference_session` a `Sam3VideoOutput`: of the stream's next `frame` (3, S, S), or of what was pointed out
         on frame `frame_idx` of the session's video. All is given at once; see `propagate_in_video_iterator`.
+
+        With `clip_masks` a `Sam3ClipOutput`: the loss by which the tracker learns, see `sam3_hf.video.clips_loss`.
         """
+        if clip_masks is not None:
+            return self._loss_of_clips(pixel_values, clip_masks, clip_prompts)
         if inference_session is not None:
             return self._frame_of_video(inference_session, frame_idx, frame, reverse)
         if input_labels is not None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 __all__ = [
+    "Sam3ClipOutput",
     "Sam3ImageSegmentationOutput",
     "Sam3ObjectSegmentationOutput",
     "Sam3TextEncoderOutput",
@@ -63,6 +64,19 @@ class Sam3ImageSegmentationOutput(ModelOutput):
     presence_logits: Tensor | None = None
     semantic_seg: Tensor | None = None
     vision_embeds: Sam3VisionEncoderOutput | None = None
+
+
+@dataclass
+class Sam3ClipOutput(ModelOutput):
+    """What training on clips gives.
+
+    Attributes:
+        loss: mean over clips of the loss of following their objects.
+        loss_dict: its weighted terms by name, detached; they sum up to `loss`.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
 
 
 @dataclass

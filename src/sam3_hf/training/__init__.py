@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from .negatives import mine_negatives
     from .recipes import RECIPES, freeze, parameter_groups
     from .sampling import AllPhrases, ConceptSampler, MinedNegatives
+    from .tracking import ClipCollator, ClipDataset, moving_picture
     from .trainer import Sam3Trainer
 
 __all__ = [
     "RECIPES",
     "AllPhrases",
     "Augmentation",
+    "ClipCollator",
+    "ClipDataset",
     "ConceptCollator",
     "ConceptDataset",
     "ConceptExamples",
@@ -49,6 +52,7 @@ __all__ = [
     "load_saco",
     "merge_lora",
     "mine_negatives",
+    "moving_picture",
     "next_exemplars",
     "parameter_groups",
     "set_epoch",
@@ -72,6 +76,7 @@ _NAMES = {
     "negatives": ("mine_negatives",),
     "recipes": ("RECIPES", "freeze", "parameter_groups"),
     "sampling": ("AllPhrases", "ConceptSampler", "MinedNegatives"),
+    "tracking": ("ClipCollator", "ClipDataset", "moving_picture"),
     "trainer": ("Sam3Trainer",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

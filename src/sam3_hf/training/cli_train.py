@@ -56,7 +56,7 @@ def add_train_command(subparsers: Any) -> argparse.ArgumentParser:
     add("--batch-size", type=int, metavar="N", help="pictures of each process at once")
     add("--accumulate", type=int, metavar="N", help="batches for each optimizer step")
     add("--learning-rate", type=float, metavar="RATE")
-    add("--freeze", choices=("none", "vision", "text", "towers"), help="transformers that are not trained")
+    add("--freeze", choices=("none", "vision", "text", "towers", "detector"), help="what is not trained")
     add("--ema-decay", type=float, metavar="D", help="evaluate and save an average of the weights, e.g. 0.999")
     add("--workers", type=int, metavar="N", help="processes that load data")
     add("--seed", type=int, metavar="N")

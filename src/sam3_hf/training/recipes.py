@@ -7,7 +7,7 @@ from torch import nn
 
 __all__ = ["FREEZE", "RECIPES", "freeze", "parameter_groups"]
 
-FREEZE = ("none", "vision", "text", "towers")
+FREEZE = ("none", "vision", "text", "towers", "detector")
 
 # Arguments by the name of a recipe, for `Sam3TrainingArguments`; LoRA's adapters start at zero and learn fast.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -28,17 +28,20 @@ _BARE = re.compile(r"(position_embeddings|memory_temporal|no_object|no_memory|oc
 def freeze(model: nn.Module, what: str = "none") -> list[nn.Module]:
     """The modules that are frozen now: their parameters take no gradients.
 
-    "vision" is the vision transformer, "text" the text transformer, "towers" both. The detector's neck and the text
+    "vision" is the vision transformer, "text" the text transformer, "towers" both; the detector's neck and the text
     projection go on learning. With a frozen vision transformer the clicks of a `Sam3Model`, which read the same tower
-    through a neck of their own, stay as good as they were.
+    through a neck of their own, stay as good as they were. "detector" is everything of a `Sam3Model` but its tracker
+    and the tracker's neck.
     """
     if what not in FREEZE:
         raise ValueError(f"what to freeze must be one of {', '.join(FREEZE)}, got {what!r}")
     suffixes = {"none": (), "vision": ("vision_encoder.backbone",), "text": ("text_encoder",)}
-    suffixes["towers"] = suffixes["vision"] + suffixes["text"]
+    suffixes |= {"towers": suffixes["vision"] + suffixes["text"], "detector": ("detector_model",)}
     found = [module for name, module in model.named_modules() if name.endswith(suffixes[what] or ("\0",))]
     if what != "none" and not found:
-        raise ValueError(f"{type(model).__name__} has no {what} tower to freeze; expected a Sam3Model or Sam3Detector")
+        raise ValueError(
+            f"{type(model).__name__} has no {what} to freeze; expected a Sam3Model, or a Sam3Detector for towers"
+        )
     for module in found:
         module.requires_grad_(False)
     return found

@@ -17,7 +17,27 @@ import numpy as np
 from ..processing.rows import VISUAL_PHRASE
 from .pictures import Picture
 
-__all__ = ["AllPhrases", "ConceptRow", "ConceptSampler", "MinedNegatives", "Sampler", "hard_negatives", "noisy_boxes"]
+__all__ = [
+    "EVERYDAY_PHRASES",
+    "AllPhrases",
+    "ConceptRow",
+    "ConceptSampler",
+    "MinedNegatives",
+    "Sampler",
+    "hard_negatives",
+    "noisy_boxes",
+]
+
+# What pictures without known absent phrases are asked as if it were absent. Now and then it is there after all; that
+# costs little beside a model which, having heard one phrase only, answers every phrase.
+EVERYDAY_PHRASES = (
+    "person", "dog", "cat", "horse", "bird", "cow", "fish", "tree", "flower", "grass", "car", "bus", "truck",
+    "bicycle", "boat", "airplane", "train", "road", "building", "window", "door", "roof", "chair", "table", "bed",
+    "lamp", "book", "bottle", "cup", "plate", "spoon", "apple", "banana", "pizza", "cake", "phone", "laptop", "clock",
+    "shoe", "hat", "shirt", "bag", "umbrella", "ball", "sign", "bench", "cloud", "mountain", "circle", "square",
+    "triangle", "star", "ring", "cross", "heart", "arrow", "red car", "white dog", "blue shirt", "green apple",
+    "small bird", "large building", "striped shirt", "yellow flower",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,8 +126,8 @@ class ConceptSampler:
         mined: store of those.
         siblings: phrase or head noun → names that are easily taken for it.
         assumed_absent: phrases taken as absent from every picture that does not name them; asked where a picture knows
-            too few absent phrases itself. A set of one phrase needs them: without any negative a model learns to answer
-            every phrase.
+            too few absent phrases itself. None: `EVERYDAY_PHRASES`, for pictures that know no absent phrase at all. A
+            set of one phrase needs them: without any negative a model learns to answer every phrase. (): none.
         visual_query: probability that a present phrase is asked by boxes alone.
         added_boxes: probability that boxes are added to a present phrase.
         max_exemplars: at most so many boxes; their number is drawn from 1 to the number of objects.
@@ -121,7 +141,7 @@ class ConceptSampler:
     mined_negatives: int = 1
     mined: MinedNegatives | None = None
     siblings: Mapping[str, Sequence[str]] | None = None
-    assumed_absent: Sequence[str] = ()
+    assumed_absent: Sequence[str] | None = None
     visual_query: float = 0.2
     added_boxes: float = 0.2
     max_exemplars: int = 3
@@ -161,10 +181,19 @@ class ConceptSampler:
             wanted = self.random_negatives
         chosen += _some([phrase for phrase in absent if phrase not in chosen], wanted, rng)
         missing = self.hard_negatives + self.random_negatives - len(chosen)
-        if missing > 0 and self.assumed_absent:
-            named = {*absent, *picture.concepts}
-            chosen += _some([phrase for phrase in self.assumed_absent if phrase not in named], missing, rng)
+        if missing > 0:
+            chosen += _some(self._assumed(picture), missing, rng)
         return chosen
+
+    def _assumed(self, picture: Picture) -> list[str]:
+        """Phrases that are taken as absent from the picture although nobody looked for them."""
+        if self.assumed_absent is not None:
+            named = {*picture.absent, *picture.concepts}
+            return [phrase for phrase in self.assumed_absent if phrase not in named]
+        if picture.absent:
+            return []
+        heads = {_head(phrase) for phrase in picture.concepts}  # "tall person" names a person
+        return [phrase for phrase in EVERYDAY_PHRASES if _head(phrase) not in heads]
 
     def _positive(
         self, picture: Picture, phrase: str, objects: tuple[int, ...], rng: np.random.Generator

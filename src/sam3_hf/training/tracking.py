@@ -1,125 +1,26 @@
-"""Training of the tracker on clips: what was shown on one frame must be found again on the next ones."""
+"""Clips to train the tracker on: drawn ones, and pictures set in motion."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ..data import ConceptClip, ConceptExample, concept_clip
-from ..losses import object_loss
-from ..modeling import Sam3Model
-from ..modeling.tracker import FrameMaps, ObjectMasks
-from ..ops.masks import masks_to_boxes
 from ..processing.images import normalize_pixels, resize_image
-from ..video.memory_bank import FrameMemory, MemoryBank, stack_memories
-from .clicks import correction_clicks, random_points
+from ..video.clip_loss import PROMPTS
 
-__all__ = ["PROMPTS", "ClipDataset", "clip_loss", "moving_picture"]
+__all__ = ["ClipCollator", "ClipDataset", "moving_picture"]
 
-PROMPTS = ("mask", "point", "box")
 _HALF = (0.5, 0.5, 0.5)
 
 
-def clip_loss(
-    model: Sam3Model,
-    pixel_values: Tensor,
-    masks_bool: Tensor,
-    prompt: str = "mask",
-    corrections: float = 0.1,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean loss of objects that are followed through a clip, and its mean terms (focal 20; dice, IoU, occlusion 1).
+class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Clips to follow objects through: drawn ones, or pictures set in motion.
 
-    The objects are shown on the first frame, all in one batch; their memories are the tracker's own answers, through
-    which the gradient flows back. The vision tower is not trained (SAM 3's paper, C.3).
-
-    Args:
-        model: its tracker and the tracker's neck learn.
-        pixel_values: (num_frames, 3, S, S).
-        masks_bool: (num_frames, num_objects, h, w); each object is visible on the first frame.
-        prompt: how the objects are shown: "mask", "point" or "box".
-        corrections: probability of a click on a wrong part, on each later frame; it fixes the frame, as a user's does.
-
-    Raises:
-        ValueError: an unknown prompt, fewer than two frames, or an object that is not on the first one.
-    """
-    if prompt not in PROMPTS:
-        raise ValueError(f"prompt is {prompt!r}; expected one of {', '.join(PROMPTS)}.")
-    if len(pixel_values) < 2 or len(pixel_values) != len(masks_bool):
-        raise ValueError(
-            f"{len(pixel_values)} frames and masks of {len(masks_bool)}; expected the same, and 2 or more."
-        )
-    if not masks_bool[0].flatten(1).any(1).all():
-        raise ValueError("an object is not on the first frame, where it is to be shown; leave it out.")
-    tracker, num_frames, num_objects = model.tracker_model, *masks_bool.shape[:2]
-    with torch.no_grad():
-        vision = model.get_vision_features(pixel_values)
-    maps = model.get_tracker_maps(vision)
-    banks = [MemoryBank() for _ in range(num_objects)]
-    losses: list[Tensor] = []
-    sums: dict[str, Tensor] = {}
-    longest = min(num_frames, tracker.config.max_object_pointers_in_encoder)
-    for t in range(num_frames):
-        frame = tracker.frame_maps(tuple(m[t : t + 1] for m in maps))
-        wanted, is_fixed = masks_bool[t], t == 0
-        if t == 0:
-            found = _show(tracker, frame, wanted, prompt, model.config.image_size)
-        else:
-            memories = stack_memories(
-                [bank.recall(t, tracker.config, longest) for bank in banks], longest, wanted.device
-            )
-            found = tracker.follow(frame, memories)
-        _learn(found, wanted, losses, sums)
-        if t and float(torch.rand(())) < corrections:
-            shown = F.interpolate(found.masks[:, None], wanted.shape[-2:], mode="bilinear")[:, 0] > 0
-            points, labels = correction_clicks(shown, wanted)
-            points = points[:, None] * model.config.image_size
-            found = tracker.point_out(frame, points, labels[:, None], found.masks.detach(), memories)
-            _learn(found, wanted, losses, sums)
-            is_fixed = True
-        if t + 1 == num_frames:
-            break
-        remembered = tracker.remember(frame, found.masks, found.scores > 0, certain=is_fixed)
-        for bank, features, pointer, quality in zip(
-            banks, remembered, found.pointers, found.quality.tolist(), strict=True
-        ):
-            memory = FrameMemory(features, pointer, quality)
-            if is_fixed:
-                bank.fix(t, memory)
-            else:
-                bank.add(t, memory, tracker.config)
-    count = max(len(losses), 1)
-    return torch.stack(losses).mean(), {name: total / count for name, total in sums.items()}
-
-
-def _show(tracker: Any, frame: FrameMaps, masks_bool: Tensor, prompt: str, image_size: int) -> ObjectMasks:
-    if prompt == "mask":
-        taken: ObjectMasks = tracker.take_masks(frame, masks_bool)
-        return taken
-    if prompt == "point":
-        points = random_points(masks_bool)[:, None] * image_size
-        labels = torch.ones(len(points), 1, dtype=torch.long, device=points.device)
-    else:
-        size = torch.tensor([*masks_bool.shape[:0:-1]] * 2, device=masks_bool.device)
-        points = (masks_to_boxes(masks_bool) / size * image_size).view(-1, 2, 2)
-        labels = torch.tensor([[2, 3]], device=points.device).expand(len(points), -1)
-    pointed: ObjectMasks = tracker.point_out(frame, points, labels)
-    return pointed
-
-
-def _learn(found: ObjectMasks, wanted: Tensor, losses: list[Tensor], sums: dict[str, Tensor]) -> None:
-    """Adds the loss of an answer; masks that were given teach nothing."""
-    if found.decoded is None:
-        return
-    loss, terms = object_loss(found.decoded.masks, found.decoded.iou_scores, found.decoded.object_score_logits, wanted)
-    losses.append(loss)
-    for name, value in terms.items():
-        sums[name] = sums[name] + value if name in sums else value
-
-
-class ClipDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Clips for `clip_loss`: drawn ones, or pictures set in motion. An item is `pixel_values` and `masks_bool`.
+    An item holds `pixel_values` (num_frames, 3, S, S), `clip_masks` (num_frames, num_objects, h, w) bool and
+    `clip_prompts`, how the objects are shown on the first frame. `ClipCollator` makes batches of them.
 
     Args:
         pictures: annotated pictures, each made a clip by a random affine motion; None: concept clips.
@@ -145,7 +46,7 @@ class ClipDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.length:
             raise IndexError(f"clip {index} of {self.length}")
         rng = np.random.default_rng((self.seed, index))
@@ -162,7 +63,19 @@ class ClipDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         pictures = (torch.from_numpy(frame).permute(2, 0, 1) for frame in clip.frames)
         resized = (resize_image(picture, {"height": side, "width": side}) for picture in pictures)
         pixels = torch.stack([normalize_pixels(picture, _HALF, _HALF) for picture in resized])
-        return pixels, torch.from_numpy(clip.masks[:, chosen])
+        masks = torch.from_numpy(clip.masks[:, chosen])
+        return {"pixel_values": pixels, "clip_masks": masks, "clip_prompts": PROMPTS[index % len(PROMPTS)]}
+
+
+class ClipCollator:
+    """A batch of clips of equal length, as `Sam3Model.forward` takes it."""
+
+    def __call__(self, clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        lengths = {len(clip["pixel_values"]) for clip in clips}
+        if len(lengths) != 1:
+            raise ValueError(f"clips of {sorted(lengths)} frames cannot be one batch; use one num_frames")
+        batch = {name: [clip[name] for clip in clips] for name in ("clip_masks", "clip_prompts")}
+        return batch | {"pixel_values": torch.stack([clip["pixel_values"] for clip in clips])}
 
 
 def moving_picture(example: ConceptExample, num_frames: int, rng: np.random.Generator, side: int = 256) -> ConceptClip:

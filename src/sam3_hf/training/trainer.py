@@ -109,7 +109,8 @@ class Sam3Trainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of a micro-batch (and the outputs); notes its terms for the next log."""
-        if inputs.get("labels") is None:
+        is_clips = inputs.get("clip_masks") is not None
+        if inputs.get("labels") is None and not is_clips:
             raise ValueError(
                 f"the batch has no labels, only {', '.join(inputs)}; use the collator that makes them, and keep "
                 "remove_unused_columns=False"
@@ -117,7 +118,8 @@ class Sam3Trainer(Trainer):
         if model.training:
             for module in self._frozen:  # `Trainer` has just set everything to training mode
                 module.eval()
-        asked = self._interactive(model) if model.training and self.args.interactive_rounds > 1 else model
+        is_interactive = model.training and self.args.interactive_rounds > 1 and not is_clips
+        asked = self._interactive(model) if is_interactive else model
         loss, outputs = super().compute_loss(asked, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             self._terms.add(outputs.loss_dict, self._share_of_step(num_items_in_batch))
@@ -198,7 +200,7 @@ class Sam3Trainer(Trainer):
             with self._averaged():
                 output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
             self._metrics.gather()
-            found = self._metrics.compute()
+            found = self._metrics.compute() if len(self._metrics) else {}  # clips are judged by their loss
         finally:
             self._metrics = None
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
@@ -217,7 +219,8 @@ class Sam3Trainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        add_to_metrics(self._metrics, outputs, inputs["labels"])
+        if inputs.get("labels") is not None:
+            add_to_metrics(self._metrics, outputs, inputs["labels"])
         return loss.detach(), None, None
 
     # ---- average weights ----

@@ -1,5 +1,6 @@
 """Video: every object of a phrase, and every object that is pointed out, followed with its number."""
 
+from .clip_loss import clips_loss
 from .engine import flush, propagate, segment_frame, track_frame
 from .frames import Frame, FrameSource, VideoReadError, open_video
 from .outputs import Sam3VideoOutput, postprocess_outputs
@@ -16,6 +17,7 @@ __all__ = [
     "VideoReadError",
     "VideoRules",
     "VideoSession",
+    "clips_loss",
     "flush",
     "open_video",
     "postprocess_outputs",

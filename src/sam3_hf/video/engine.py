@@ -29,7 +29,7 @@ from .rules import (
     suppress_overlaps,
     suppress_shrunken,
 )
-from .session import Concept, TrackedObject, VideoSession
+from .session import Concept, ObjectPrompt, TrackedObject, VideoSession
 
 __all__ = ["flush", "propagate", "segment_frame", "track_frame"]
 
@@ -209,30 +209,43 @@ def _pass(parts: _Parts, session: VideoSession, seen: _Seen, frame: int, reverse
 
 
 def _apply_prompts(parts: _Parts, session: VideoSession, seen: _Seen, frame: int) -> None:
-    """Objects that a user showed on this frame: their masks, and the memory of them."""
-    pending = [
-        (found, prompt)
-        for found in session.objects.values()
-        if (prompt := found.prompts.get(frame)) is not None and not prompt.is_applied
-    ]
-    for found, prompt in pending:
-        device = seen.maps.coarse.device
-        if prompt.mask is not None:
-            wanted = prompt.mask[None].float().to(device)
-            masks = parts.tracker.take_masks(seen.maps, wanted)
-            masks = replace(masks, masks=_given(wanted > 0.5, session, seen))
-        else:
-            assert prompt.points is not None and prompt.labels is not None
-            before = None
-            if found.mask is not None and found.mask[0] == frame:
-                before = found.mask[1][None].to(device)
-            masks = parts.tracker.point_out(
-                seen.maps, prompt.points[None].to(device), prompt.labels[None].to(device), before
-            )
-        high = _resized(masks.masks, session.image_size)
-        memory = parts.tracker.remember(seen.maps, high, masks.scores > 0, certain=True)
-        found.bank.fix(frame, _stored(session, memory[0], masks.pointers[0], 1.0))
-        found.mask = (frame, masks.masks[0])
+    """Objects that a user showed on this frame: their masks, and the memory of them; prompts of a kind as one batch."""
+    kinds: dict[Any, list[tuple[TrackedObject, ObjectPrompt]]] = {}
+    for found in session.objects.values():
+        prompt = found.prompts.get(frame)
+        if prompt is not None and not prompt.is_applied:
+            given = prompt.points if prompt.mask is None else prompt.mask
+            assert given is not None
+            has_answer = found.mask is not None and found.mask[0] == frame
+            kinds.setdefault((prompt.mask is None, given.shape, has_answer), []).append((found, prompt))
+    for pending in kinds.values():
+        step = session.objects_at_once or len(pending)
+        for start in range(0, len(pending), step):
+            _apply_alike(parts, session, seen, frame, pending[start : start + step])
+
+
+def _apply_alike(
+    parts: _Parts, session: VideoSession, seen: _Seen, frame: int, pending: Sequence[tuple[TrackedObject, ObjectPrompt]]
+) -> None:
+    """`_apply_prompts` for masks of one size, or the same number of points."""
+    tracker, device = parts.tracker, seen.maps.coarse.device
+
+    def together(name: str) -> Tensor:
+        return torch.stack([getattr(prompt, name) for _, prompt in pending]).to(device)
+
+    if pending[0][1].mask is not None:
+        wanted = together("mask").float()
+        shown = tracker.take_masks(seen.maps, wanted)
+        shown = replace(shown, masks=_given(wanted > 0.5, session, seen))
+    else:
+        answers = [found.mask[1] for found, _ in pending if found.mask is not None and found.mask[0] == frame]
+        before = torch.stack(answers).to(device) if answers else None
+        shown = tracker.point_out(seen.maps, together("points"), together("labels"), before)
+    high = _resized(shown.masks, session.image_size)
+    memories = tracker.remember(seen.maps, high, shown.scores > 0, certain=True)
+    for (found, prompt), memory, pointer, mask in zip(pending, memories, shown.pointers, shown.masks, strict=True):
+        found.bank.fix(frame, _stored(session, memory, pointer, 1.0))
+        found.mask = (frame, mask)
         prompt.is_applied = True
 
 
