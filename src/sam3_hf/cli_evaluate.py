@@ -45,7 +45,13 @@ def add_evaluate_command(subparsers: Any) -> argparse.ArgumentParser:
 
 def _add_model_arguments(group: Any) -> None:
     add = group.add_argument
-    add("--dataset", nargs="+", type=Path, metavar="A.json", help="as --annotations, of pictures to be asked about")
+    add(
+        "--dataset",
+        nargs="+",
+        metavar="A.json",
+        help="as --annotations, of pictures to ask about; or a data set of `datasets`: a saved folder or a repository",
+    )
+    add("--split", metavar="NAME", help="of a data set (default: the only one)")
     add("--images", type=Path, metavar="DIR", help="folder of the pictures; with --predictions: for the contact sheet")
     add("--model", metavar="PATH_OR_ID", help="SAM 3, or a zero-shot detector (default: the small bundled model)")
     add("--peers", type=Path, metavar="PEERS.yaml", help="a list of models to compare, each in a folder of its own")
@@ -88,8 +94,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--predictions and --annotations go together: a file to score, and what it is scored against")
     if (arguments.predictions is None) == (arguments.dataset is None):
         raise ValueError("give either --predictions with --annotations, or --dataset with --images to run a model")
-    if arguments.predictions is None and arguments.images is None:
-        raise ValueError("--dataset needs --images, the folder that its file names are relative to")
+    if arguments.predictions is None and (arguments.images is None) != _is_data_set(arguments):
+        raise ValueError("JSON files need --images, the folder of their pictures; a data set has its pictures itself")
     if arguments.predictions is not None and (arguments.model or arguments.peers):
         raise ValueError("--predictions are scored without a model; leave out --model and --peers")
     if arguments.model is not None and arguments.peers is not None:
@@ -150,7 +156,6 @@ def _tell(scores: Any, missing: list[str], output: Path) -> None:
 
 def _run_models(arguments: argparse.Namespace) -> int:
     """Asks one model or several, each in all processes, and scores them in the first."""
-    from .evaluation.annotations import load_annotations
     from .evaluation.coco_format import save_json
     from .evaluation.files import METRICS, save_text
     from .evaluation.model_runs import end_processes, processes, remove_evaluation, run_model
@@ -163,21 +168,23 @@ def _run_models(arguments: argparse.Namespace) -> int:
         for peer in peers if arguments.overwrite else ():
             remove_evaluation(_folder(arguments, peer.name))
     state.wait_for_everyone()
-    annotated = load_annotations(arguments.dataset, arguments.lenient)
+    annotated, images = _asked(arguments)
     device = arguments.device if arguments.device and state.num_processes == 1 else state.device
     figures: dict[str, dict[str, float]] = {}
     code = _DONE
     for peer in peers:
         folder = _folder(arguments, peer.name)
         settings = _settings(arguments, peer.threshold)
-        about = {"dataset": [path.name for path in arguments.dataset], **vars(peer.spec), "threshold": peer.threshold}
+        about = {
+            "dataset": [Path(name).name for name in arguments.dataset],
+            **vars(peer.spec),
+            "threshold": peer.threshold,
+        }
         if arguments.peers is not None and (folder / METRICS).exists():  # done before an interruption
             figures[peer.name] = _earlier(folder / METRICS, about)
             continue
-        found = run_model(
-            peer.spec, annotated, arguments.images, folder, settings, state, device, arguments.lenient, about
-        )
-        if found is not None:
+        found = run_model(peer.spec, annotated, images, folder, settings, state, device, arguments.lenient, about)
+        if found is not None:  # the first process
             _tell(*found, folder)
             figures[peer.name] = found[0].metrics
             code = _SOME_FAILED if any("could not be read" in kind for kind in found[0].counts) else code
@@ -189,6 +196,23 @@ def _run_models(arguments: argparse.Namespace) -> int:
     state.wait_for_everyone()
     end_processes()
     return code
+
+
+def _is_data_set(arguments: argparse.Namespace) -> bool:
+    """Whether --dataset is one of the package `datasets`, not JSON."""
+    name = arguments.dataset[0]
+    return len(arguments.dataset) == 1 and not name.endswith(".json") and not Path(name).is_file()
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """The pairs, and where their pictures are."""
+    if _is_data_set(arguments):
+        from .evaluation.dataset_source import load_dataset_pairs
+
+        return load_dataset_pairs(arguments.dataset[0], arguments.split, arguments.lenient)
+    from .evaluation.annotations import load_annotations
+
+    return load_annotations(arguments.dataset, arguments.lenient), arguments.images
 
 
 def _earlier(path: Path, about: dict[str, Any]) -> dict[str, float]:

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from evaluation_toys import PAIRS, SIZE, saco, save_pictures
 from sam3_hf import Sam3Model, Sam3Processor, tiny_config
@@ -19,6 +22,7 @@ from sam3_hf.cli import main
 from sam3_hf.data.examples import ConceptExample
 from sam3_hf.evaluation import ConceptMetrics, evaluate_model
 from sam3_hf.evaluation.annotations import load_annotations
+from sam3_hf.training import ConceptExamples, load_saco, to_dataset
 from tiny_detectors import save_owlv2
 
 transformers.utils.logging.disable_progress_bar()
@@ -223,6 +227,27 @@ def test_a_table_of_peers(data: tuple[Path, Path], model: Path, tmp_path: Path, 
         peers.write_text(text)
         assert main([*command, "--overwrite"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_data_set_is_evaluated_as_its_files_are(
+    data: tuple[Path, Path], model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert main(words(data, tmp_path / "files", "--model", str(model))) == 0
+    load_saco(data[0], data[1]).save_to_disk(tmp_path / "paths")
+    examples = ConceptExamples(load_saco(data[0], data[1]))
+    inside = [replace(one, image=np.array(Image.open(one.image))) for one in examples]  # type: ignore[arg-type]
+    to_dataset(inside).save_to_disk(tmp_path / "bytes")
+    expected = read(tmp_path / "files" / "metrics.json")
+    for kind in ("paths", "bytes"):
+        command = ["evaluate", "--dataset", str(tmp_path / kind), "--output", str(tmp_path / f"{kind} scored")]
+        assert main([*command, "--bootstrap", "0", "--device", "cpu", "--model", str(model)]) == 0
+        found = read(tmp_path / f"{kind} scored" / "metrics.json")
+        for name in ("cgF1", "IL_MCC", "box_cgF1", "count_MAE", "plain_count_MAE", "num_pairs"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-6)
+        assert (tmp_path / f"{kind} scored" / "cases.png").is_file()
+    capsys.readouterr()
+    assert main([*command, "--split", "test", "--overwrite"]) == 2
+    assert "has the splits ['']; name one of them with --split" in capsys.readouterr().err
 
 
 def test_detectors_take_words_alone(data: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:

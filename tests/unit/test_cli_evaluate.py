@@ -125,13 +125,19 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "nothing given": ([], "give either --predictions with --annotations, or --dataset"),
     "no annotations": (["--predictions", "p.json"], "go together"),
     "both ways": (["--predictions", "p", "--annotations", "a", "--dataset", "d"], "give either"),
-    "no images": (["--dataset", "d.json"], "--dataset needs --images"),
+    "no images": (["--dataset", "d.json"], "JSON files need --images"),
     "a model with a file": (["--predictions", "p", "--annotations", "a", "--model", "m"], "leave out --model"),
     "one sample": (["--predictions", "p", "--annotations", "a", "--bootstrap", "1"], "--bootstrap takes 0"),
     "threshold": (["--predictions", "p", "--annotations", "a", "--threshold", "1"], "threshold is 1.0"),
     "missing file": (["--predictions", "p", "--annotations", "a"], "there is no annotation file 'a'"),
-    "unknown prompts": (["--dataset", "d", "--images", "i", "--prompts", "words"], "expected text, exemplar, both or"),
-    "two models": (["--dataset", "d", "--images", "i", "--model", "m", "--peers", "p"], "either --model or --peers"),
+    "unknown prompts": (
+        ["--dataset", "d.json", "--images", "i", "--prompts", "words"],
+        "expected text, exemplar, both or",
+    ),
+    "two models": (
+        ["--dataset", "d.json", "--images", "i", "--model", "m", "--peers", "p"],
+        "either --model or --peers",
+    ),
 }
 
 

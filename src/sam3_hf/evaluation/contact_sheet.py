@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..processing.images import load_image
 from ..visualization import draw_instances
 from .annotations import AnnotatedPairs
+from .pictures import PictureSource, read_picture
 from .predictions import ConceptPrediction, ConceptTarget
 from .results import Results
 from .scoring import Scores
@@ -24,16 +24,16 @@ _GREY = (150, 150, 150)
 
 @dataclass(frozen=True)
 class Case:
-    """One pair to look at. `image` is a file; None: masks are drawn on grey."""
+    """One pair to look at. `image` is source and name of its file; None: masks are drawn on grey."""
 
     title: str
     target: ConceptTarget
     prediction: ConceptPrediction
-    image: Path | None
+    image: tuple[PictureSource, str] | None
 
 
 def select_cases(
-    scores: Scores, annotated: AnnotatedPairs, results: Results, images: Path | None, number: int = 6
+    scores: Scores, annotated: AnnotatedPairs, results: Results, images: PictureSource | None, number: int = 6
 ) -> list[Case]:
     """The `number` best and `number` worst pairs (fewer where there are fewer), the best first.
 
@@ -54,10 +54,12 @@ def select_cases(
     found = []
     for kind, (index, f1, _) in chosen:
         pair, prediction = annotated.pairs[index], results.prediction(index)
-        path = images / pair.file_name if images is not None and pair.file_name else None
-        path = path if path is not None and path.is_file() else None
+        known = images is not None and (
+            (images / pair.file_name).is_file() if isinstance(images, Path) else pair.file_name in images
+        )
+        image = (images, pair.file_name) if images is not None and known else None
         title = f"{kind}: {pair.key[1] or pair.key[0]!r}, F1 {f1:.2f}"
-        found.append(Case(title, pair.targets[0], _kept(prediction, threshold), path))
+        found.append(Case(title, pair.targets[0], _kept(prediction, threshold), image))
     return found
 
 
@@ -93,7 +95,7 @@ def _kept(prediction: ConceptPrediction, threshold: float) -> ConceptPrediction:
 def _picture(case: Case) -> np.ndarray:
     """The picture as uint8 (height, width, 3) at the annotation's size, or grey."""
     if case.image is not None:
-        pixels = load_image(str(case.image), "picture").permute(1, 2, 0).contiguous().numpy()
+        pixels = read_picture(*case.image).permute(1, 2, 0).contiguous().numpy()
         if pixels.shape[:2] == tuple(case.target.size):
             return pixels
     return np.full((*case.target.size, 3), _GREY, dtype=np.uint8)

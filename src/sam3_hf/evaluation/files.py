@@ -10,6 +10,7 @@ from typing import Any
 from .annotations import AnnotatedPairs
 from .coco_format import save_json
 from .contact_sheet import select_cases
+from .pictures import PictureSource
 from .plots import PLOTS, draw_plots
 from .report import report_sections, to_html, to_markdown
 from .results import Results
@@ -26,12 +27,12 @@ def write_evaluation(
     folder: Path,
     annotated: AnnotatedPairs,
     results: Results,
-    images: Path | None = None,
+    images: PictureSource | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Writes the files into `folder`, each whole or not at all, metrics.json last; returns titles of missing plots.
 
-    `images` is the folder of the pictures, for the contact sheet; `about` says in metrics.json what was evaluated.
+    `images` are the pictures (a folder, say), for the contact sheet; `about` says in metrics.json what was evaluated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cases = select_cases(scores, annotated, results, images)

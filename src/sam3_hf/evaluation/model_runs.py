@@ -20,7 +20,7 @@ from .askers import Asker, ModelSpec, open_asker
 from .coco_format import save_json
 from .files import FILES, write_evaluation
 from .journal import PredictionJournal
-from .pictures import AskedPicture, asked_pictures, open_picture
+from .pictures import AskedPicture, PictureSource, asked_pictures, open_picture
 from .predictions import ConceptPrediction
 from .problems import Problems
 from .results import load_results
@@ -41,7 +41,7 @@ def processes(device: str | None = None) -> PartialState:
 def run_model(
     spec: ModelSpec,
     annotated: AnnotatedPairs,
-    images: Path,
+    images: PictureSource,
     output: Path,
     settings: ScoreSettings,
     state: PartialState,
@@ -71,14 +71,14 @@ def run_model(
 def ask_model(
     spec: ModelSpec,
     annotated: AnnotatedPairs,
-    images: Path,
+    images: PictureSource,
     journal: PredictionJournal,
     state: PartialState,
     device: Any,
     lenient: bool,
 ) -> None:
     """Puts this process's share of the pairs into the journal, but for those that are there."""
-    problems = Problems(str(images), lenient)
+    problems = Problems("the pictures", lenient)
     pictures = asked_pictures(annotated, images, problems)
     problems.settle()
     done = {index for index, record in journal.read().items() if "failed" not in record}
@@ -97,7 +97,7 @@ def ask_model(
             pairs = places[int(example.image_id)]
             return [phrase for phrase, at in pairs.items() if at not in done and asker.can_ask(example, phrase)]
 
-        for prediction in asker.predict(_opened(todo, annotated, journal, asker, done, lenient), remaining):
+        for prediction in asker.predict(_opened(todo, annotated, images, journal, asker, done, lenient), remaining):
             index = places[int(prediction.image_id)][prediction.phrase]
             journal.append(
                 index, results=_entries(prediction, annotated.pairs[index].result_id), count=prediction.count
@@ -108,6 +108,7 @@ def ask_model(
 def _opened(
     pictures: Sequence[AskedPicture],
     annotated: AnnotatedPairs,
+    images: PictureSource,
     journal: PredictionJournal,
     asker: Asker,
     done: set[int],
@@ -116,12 +117,12 @@ def _opened(
     """The pictures that can be read, in order; the rest, and pairs that cannot be asked, go to the journal."""
     for picture in pictures:
         try:
-            example = open_picture(picture, annotated)
+            example = open_picture(picture, annotated, images)
         except _UNREADABLE as error:
             if not lenient:
                 raise ValueError(f"{error} Mend it, or give --lenient to leave such pictures out.") from error
             for index in picture.pairs.values():
-                journal.append(index, failed=f"{picture.path}: {error}")
+                journal.append(index, failed=f"{picture.name}: {error}")
             continue
         for phrase, index in picture.pairs.items():
             if index not in done and not asker.can_ask(example, phrase):
@@ -152,7 +153,7 @@ def _score(
     known: Mapping[int, Mapping[str, Any]],
     output: Path,
     settings: ScoreSettings,
-    images: Path,
+    images: PictureSource,
     lenient: bool,
     about: Mapping[str, Any] | None,
 ) -> tuple[Scores, list[str]]:
