@@ -97,6 +97,13 @@ def test_grounding_dino_gives_each_box_to_one_of_several_phrases(
     assert detector._owners(ids).tolist() == [-1, *[0] * 7, -1, *[1] * 4, -1, -1]
 
 
+def test_too_many_phrases_at_once_are_refused(folders: dict[str, Path], example: ConceptExample) -> None:
+    detector = ZeroShotDetector(folders["grounding-dino"], phrases_at_once=12)
+    phrases = [f"{letter} thing of some length" for letter in "abcdefghijkl"]
+    with pytest.raises(ValueError, match=r"12 phrases are \d+ tokens, more than the model reads at once \(128\)"):
+        list(detector.predict([example], lambda _: phrases))
+
+
 def test_omdet_is_its_own_processor(folders: dict[str, Path], example: ConceptExample) -> None:
     pytest.importorskip("torchvision", reason="transformers' OmDet-Turbo processor needs torchvision; ours does not")
     folder = folders["omdet-turbo"]

@@ -97,8 +97,14 @@ class ZeroShotDetector:
 
     def _ask_grounding_dino(self, pixels: dict[str, Tensor], phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
         """A box belongs to the phrase with the token that it fits best."""
-        labels = [phrase.strip().lower() for phrase in phrases]
+        labels = [" ".join(phrase.lower().replace(".", " ").split()) for phrase in phrases]  # a full stop parts phrases
         text = self.tokenizer(". ".join(labels) + ".", return_tensors="pt", return_token_type_ids=True)
+        number, most = text["input_ids"].shape[1], self.model.config.max_text_len
+        if number > most:
+            raise ValueError(
+                f"{len(labels)} phrases are {number} tokens, more than the model reads at once ({most}); lower "
+                "phrases_at_once."
+            )
         outputs = self.model(**pixels, **self._on_device(dict(text)))
         probabilities = outputs.logits[0].sigmoid()  # (queries, tokens)
         if len(labels) == 1:
