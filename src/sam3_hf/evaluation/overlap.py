@@ -47,18 +47,27 @@ def mask_ious_of_rows(rows: Sequence[Row]) -> list[np.ndarray]:
     a = MaskRuns.from_rles([rle for left, _ in rows for rle in left])
     b = MaskRuns.from_rles([rle for _, right in rows for rle in right])
     shapes = [(len(left), len(right)) for left, right in rows]
-    intersections = mask_intersections(a, b, shapes)
-    areas_a, areas_b = a.areas(), b.areas()
-    ious, at_a, at_b = [], 0, 0
-    for (n, m), intersection in zip(shapes, intersections, strict=True):
-        union = areas_a[at_a : at_a + n, None] + areas_b[None, at_b : at_b + m] - intersection
-        ious.append(intersection / np.maximum(union, 1))
-        at_a, at_b = at_a + n, at_b + m
-    return ious
+    common, pair_a, pair_b = _common(a, b, shapes)
+    union = a.areas()[pair_a] + b.areas()[pair_b] - common
+    return _by_row(common / np.maximum(union, 1), shapes)
 
 
 def mask_intersections(a: MaskRuns, b: MaskRuns, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """For each row of `shapes` (N, M), the common pixels (N, M) int64 of its N masks of `a` and M of `b`."""
+    return _by_row(_common(a, b, shapes)[0], shapes)
+
+
+def _by_row(values: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """The values of all pairs as one matrix for each row."""
+    found, begin = [], 0
+    for n, m in shapes:
+        found.append(values[begin : begin + n * m].reshape(n, m))
+        begin += n * m
+    return found
+
+
+def _common(a: MaskRuns, b: MaskRuns, shapes: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Common pixels (num_pairs,) int64 of all pairs, row by row, and which masks of `a` and `b` they are of."""
     sides = np.array(shapes, dtype=np.int64).reshape(-1, 2)
     starts = np.concatenate([[(0, 0)], np.cumsum(sides, axis=0)])
     first_pair = np.concatenate([[0], np.cumsum(sides.prod(axis=1))])
@@ -71,7 +80,7 @@ def mask_intersections(a: MaskRuns, b: MaskRuns, shapes: Sequence[tuple[int, int
         found[pairs] = _dense(a, b, starts[row], shapes[row]).ravel()
         meet[pairs] = False
     found[meet] = _on_runs(a, b, pair_a[meet], pair_b[meet])
-    return [found[first_pair[row] : first_pair[row + 1]].reshape(shape) for row, shape in enumerate(shapes)]
+    return found, pair_a, pair_b
 
 
 def _all_pairs(starts: np.ndarray, shapes: np.ndarray, first_pair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

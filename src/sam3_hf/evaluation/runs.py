@@ -43,7 +43,9 @@ class MaskRuns:
             for rle in rles:
                 rle_decode(dict(rle))  # says which one is broken, and how
         real = ones > 0
-        ends = np.stack([end - ones, end], axis=1)[real].ravel()
+        ends = np.empty(2 * int(real.sum()), dtype=np.int64)
+        ends[1::2] = end[real]
+        ends[0::2] = ends[1::2] - ones[real]
         first = np.concatenate([[0], 2 * np.cumsum(np.add.reduceat(real, begin[:-1], dtype=np.int64))])
         return cls(ends, first, num_pixels)
 
