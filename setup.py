@@ -6,12 +6,13 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "train": ["datasets>=3.0", "peft>=0.15", "pycocotools>=2.0.8", "pyyaml>=6.0", "tensorboard>=2.15"],
-    "evaluate": ["pycocotools>=2.0.8", "trackeval>=1.3"],
+    "evaluate": ["datasets>=3.0", "matplotlib>=3.8", "pycocotools>=2.0.8", "pyyaml>=6.0", "trackeval>=1.3"],
     "video": ["av>=14.0"],
     "demo": ["gradio>=5.0"],
     "dev": [
         "av>=14.0",
         "datasets>=3.0",
+        "matplotlib>=3.8",
         "mypy>=1.15",
         "peft>=0.15",
         "pycocotools>=2.0.8",

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from sam3_hf.evaluation import evaluate_concepts, load_predictions, load_targets
+from sam3_hf.evaluation.annotations import load_annotations
+from sam3_hf.evaluation.results import load_results
+from sam3_hf.evaluation.scoring import ScoreSettings, score_results
 
 TOLERANCE = 1e-6
 CASES = json.loads(gzip.decompress((Path(__file__).parent / "evaluation" / "reference_metrics.json.gz").read_bytes()))
@@ -22,6 +25,15 @@ def figures(case: dict[str, Any]) -> dict[str, float]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['name']}, {case['iou_type']}")
 def test_equals_the_reference(case: dict[str, Any]) -> None:
     assert figures(case) == pytest.approx(case["expected"], abs=TOLERANCE, rel=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['name']}, {case['iou_type']}")
+def test_files_are_scored_as_by_the_reference(case: dict[str, Any]) -> None:
+    annotated = load_annotations(case["annotators"])
+    settings = ScoreSettings(bootstrap=0, average_precision=False)
+    found = score_results(annotated, load_results(case["results"], annotated), settings).metrics
+    ours = {name: found[f"cgF1_eval_{case['iou_type']}_{name}"] for name in case["expected"]}
+    assert ours == pytest.approx(case["expected"], abs=TOLERANCE, rel=0)
 
 
 def test_the_cases_are_not_trivial() -> None:

@@ -299,7 +299,7 @@ def test_ap_of_nothing_and_of_everything() -> None:
 def test_ap_without_pycocotools_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pycocotools", "pycocotools.coco", "pycocotools.cocoeval"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"pip install 'sam3-hf\[train\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'sam3-hf\[evaluate\]'"):
         coco_ap([], [ConceptTarget(1, "dial", SIZE, masks=[])])
 
 

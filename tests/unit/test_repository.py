@@ -26,7 +26,7 @@ RANKS = {
     "visualization": 2,
     "bundled": 2,
     **dict.fromkeys(("conversion", "evaluation", "video"), 3),
-    **dict.fromkeys(("pipelines", "training", "cli_video"), 4),
+    **dict.fromkeys(("pipelines", "training", "cli_evaluate", "cli_video"), 4),
     "cli": 5,
     "quickstart": 6,
 }

@@ -16,11 +16,11 @@ from sam3_hf import Sam3Processor
 from sam3_hf.data.examples import ConceptExample
 from sam3_hf.ops.boxes import box_cxcywh_to_xyxy
 from sam3_hf.ops.masks import masks_to_boxes, rle_decode, rle_encode
+from sam3_hf.ops.polygons import polygons_to_runs
 from sam3_hf.training.augment import Augmentation, crop, flip, recolour
 from sam3_hf.training.collator import ConceptCollator, ConceptDataset
 from sam3_hf.training.datasets import ConceptExamples, load_coco, load_mask_folder, load_saco, to_dataset
 from sam3_hf.training.pictures import open_picture
-from sam3_hf.training.polygons import polygons_to_runs
 from sam3_hf.training.regions import Region, runs_to_rle
 from sam3_hf.training.sampling import (
     EVERYDAY_PHRASES,

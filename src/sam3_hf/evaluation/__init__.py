@@ -3,6 +3,9 @@
 And for videos: concept F1 of tracks, HOTA, TETA, average precision, J and F.
 """
 
+from .agreement import human_agreement
+from .annotations import AnnotatedPair, AnnotatedPairs, load_annotations
+from .bootstrap import confidence_intervals
 from .coco_ap import coco_ap
 from .coco_format import (
     load_predictions,
@@ -17,8 +20,11 @@ from .counting import count_errors, count_objects, count_predictions
 from .evaluator import ConceptMetrics, predictions_of_outputs
 from .hota import hota
 from .j_and_f import davis_folder, j_and_f
+from .lvis_ap import lvis_ap
 from .predictions import ConceptPrediction, ConceptTarget, target_of_example, target_of_label
+from .results import Results, load_results
 from .runner import ExemplarChooser, Exemplars, add_correction, evaluate_model, predict_examples, true_boxes
+from .scoring import Scores, ScoreSettings, score_results
 from .survival import identity_survival
 from .teta import teta
 from .veval import score_veval, veval_results
@@ -36,12 +42,17 @@ from .video_tracks import Track, VideoPair
 
 __all__ = [
     "IOU_THRESHOLDS",
+    "AnnotatedPair",
+    "AnnotatedPairs",
     "ConceptMetrics",
     "ConceptPrediction",
     "ConceptTarget",
     "ExemplarChooser",
     "Exemplars",
     "PairScore",
+    "Results",
+    "ScoreSettings",
+    "Scores",
     "Track",
     "VideoPair",
     "VideoTargets",
@@ -49,6 +60,7 @@ __all__ = [
     "best_score",
     "coco_ap",
     "concept_f1",
+    "confidence_intervals",
     "count_errors",
     "count_objects",
     "count_predictions",
@@ -58,18 +70,23 @@ __all__ = [
     "evaluate_model",
     "evaluate_video_model",
     "hota",
+    "human_agreement",
     "identity_survival",
     "j_and_f",
+    "load_annotations",
     "load_predictions",
+    "load_results",
     "load_targets",
     "load_video_predictions",
     "load_video_targets",
+    "lvis_ap",
     "pair_ids",
     "predict_examples",
     "predictions_of_outputs",
     "predictions_to_coco",
     "save_json",
     "score_pairs",
+    "score_results",
     "score_veval",
     "target_of_example",
     "target_of_label",

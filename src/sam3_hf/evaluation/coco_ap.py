@@ -6,13 +6,13 @@ size, say) are -1, as there.
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..ops.masks import rle_decode
 from .predictions import ConceptPrediction, ConceptTarget, PairKey, Rle
 
-__all__ = ["coco_ap"]
+__all__ = ["coco_ap", "coco_evaluation"]
 
 _NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100")
 _KINDS = {"segm": "mask", "bbox": "box"}
@@ -31,6 +31,25 @@ def coco_ap(
 
     Raises ImportError, naming the extra to install, where pycocotools is missing.
     """
+    evaluation = coco_evaluation(predictions, targets, iou_type, per_phrase)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.summarize()
+    return {f"{_KINDS[iou_type]}_{name}": float(value) for name, value in zip(_NAMES, evaluation.stats, strict=False)}
+
+
+def coco_evaluation(
+    predictions: Mapping[PairKey, ConceptPrediction] | Sequence[ConceptPrediction],
+    targets: Sequence[ConceptTarget],
+    iou_type: str = "segm",
+    per_phrase: bool = True,
+    *,
+    forgiven: Collection[PairKey] = (),
+    max_detections: int = 100,
+) -> Any:
+    """The accumulated `COCOeval` of predictions against targets; arguments as in `coco_ap`.
+
+    Surplus answers of `forgiven` pairs are neither right nor wrong; of each pair the best `max_detections` are judged.
+    """
     if iou_type not in _KINDS:
         raise ValueError(f"iou_type is {iou_type!r}; expected 'segm' (masks) or 'bbox' (boxes).")
     coco_class, eval_class = _pycocotools()
@@ -41,6 +60,7 @@ def coco_ap(
     images: dict[int, dict[str, int]] = {}
     truth: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
+    lenient_places = set()
     for target in targets:
         place = {
             "image_id": pictures[target.image_id if per_phrase else target.key],
@@ -51,6 +71,8 @@ def coco_ap(
         truth += _annotations(target, iou_type, place, first_id=len(truth) + 1)
         if target.key in predictions:
             results += _results(predictions[target.key], iou_type, place)
+        if target.key in forgiven:
+            lenient_places.add((place["image_id"], place["category_id"]))
     # pycocotools reports its progress on standard output
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = coco_class()
@@ -62,10 +84,13 @@ def coco_ap(
         }
         dataset.createIndex()
         evaluation = eval_class(dataset, _load_results(coco_class, dataset, results), iou_type)
+        evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
+        for judged in evaluation.evalImgs:
+            if judged is not None and (judged["image_id"], judged["category_id"]) in lenient_places:
+                judged["dtIgnore"] = judged["dtIgnore"] | (judged["dtMatches"] == 0)
         evaluation.accumulate()
-        evaluation.summarize()
-    return {f"{_KINDS[iou_type]}_{name}": float(value) for name, value in zip(_NAMES, evaluation.stats, strict=False)}
+    return evaluation
 
 
 def _pycocotools() -> tuple[Any, Any]:
@@ -73,7 +98,7 @@ def _pycocotools() -> tuple[Any, Any]:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise ImportError("average precision needs pycocotools: pip install 'sam3-hf[train]'") from error
+        raise ImportError("average precision needs pycocotools: pip install 'sam3-hf[evaluate]'") from error
     return COCO, COCOeval
 
 

@@ -19,23 +19,21 @@ from scipy.optimize import linear_sum_assignment
 
 from .overlap import box_ious, mask_ious_of_rows
 from .predictions import ConceptPrediction, ConceptTarget, PairKey
+from .tally import IOU_THRESHOLDS, figures_of, floats, local_f1, rows_of
 
-__all__ = ["IOU_THRESHOLDS", "PairScore", "best_score", "concept_f1", "evaluate_concepts", "score_pairs"]
+__all__ = [
+    "IOU_THRESHOLDS",
+    "Pair",
+    "PairScore",
+    "best_score",
+    "concept_f1",
+    "evaluate_concepts",
+    "ious_of_pairs",
+    "score_pairs",
+    "true_positives",
+]
 
-# The reference's very numbers, so that an IoU that meets a threshold is judged alike: 0.05 steps would miss by a bit.
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-_SHOWN = (None, 0.5, 0.75)
-_EPS, _IMAGE_EPS = 1e-4, 1e-6  # the reference's guards against division by zero; part of its numbers
 _ROWS_AT_ONCE = 64
-_NAMES = (
-    "cgF1",
-    "precision",
-    "recall",
-    "F1",
-    "positive_macro_F1",
-    "positive_micro_F1",
-    "positive_micro_precision",
-)
 
 Pair = tuple[ConceptPrediction, ConceptTarget]
 
@@ -61,10 +59,9 @@ class PairScore:
         """Whether nothing is there and nothing was found."""
         return self.num_predictions == 0 and self.num_targets == 0
 
-    def local_f1(self) -> np.ndarray:
+    def local_f1(self, definition: str = "released") -> np.ndarray:
         """(10,) F1 of this pair alone, at each of `IOU_THRESHOLDS`."""
-        precision = self.true_positives / (self.num_predictions + _EPS)
-        return _harmonic(precision, self.true_positives / (self.num_targets + _EPS), _EPS)
+        return local_f1(self.num_predictions, self.num_targets, self.true_positives, definition)
 
 
 def score_pairs(pairs: Sequence[Pair], threshold: float = 0.5, iou_type: str = "segm") -> list[PairScore]:
@@ -76,59 +73,42 @@ def score_pairs(pairs: Sequence[Pair], threshold: float = 0.5, iou_type: str = "
     for start in range(0, len(pairs), _ROWS_AT_ONCE):
         part = pairs[start : start + _ROWS_AT_ONCE]
         chosen = [(one.kept(threshold), np.flatnonzero(~target.is_crowd)) for one, target in part]
-        for (one, _), (kept, real), ious in zip(part, chosen, _ious(part, chosen, iou_type), strict=True):
-            matched = ious[linear_sum_assignment(-ious)]
-            true_positives = (matched[None] >= IOU_THRESHOLDS[:, None]).sum(1)
-            scores.append(PairScore(one.key, len(kept), len(real), true_positives))
+        for (one, _), (kept, real), ious in zip(part, chosen, ious_of_pairs(part, chosen, iou_type), strict=True):
+            scores.append(PairScore(one.key, len(kept), len(real), true_positives(ious)))
     return scores
 
 
-def best_score(scores: Sequence[PairScore]) -> PairScore:
+def true_positives(ious: np.ndarray) -> np.ndarray:
+    """(10,) int64: matches at each of `IOU_THRESHOLDS`, of the one-to-one matching with the largest sum of IoUs."""
+    matched = ious[linear_sum_assignment(-ious)]
+    return (matched[None] >= IOU_THRESHOLDS[:, None]).sum(1)
+
+
+def best_score(scores: Sequence[PairScore], definition: str = "released") -> PairScore:
     """The oracle over several annotators of one pair: the score with the best mean local F1, the first of equals.
 
     An annotator who saw nothing where nothing was found is beaten by nobody.
     """
     best = scores[0]
     for score in scores[1:]:
-        if score.is_empty or (not best.is_empty and score.local_f1().mean() > best.local_f1().mean()):
+        if score.is_empty or (
+            not best.is_empty and score.local_f1(definition).mean() > best.local_f1(definition).mean()
+        ):
             best = score
     return best
 
 
-def concept_f1(scores: Sequence[PairScore]) -> dict[str, float]:
-    """All figures over `scores`: those of `_NAMES` as means and "@0.5", "@0.75", and the image-level `IL_...`.
+def concept_f1(scores: Sequence[PairScore], definition: str = "released") -> dict[str, float]:
+    """All figures over `scores`: means over the IoU thresholds, "@0.5", "@0.75", and the image-level `IL_...`.
 
-    `positive_macro_F1` is -1 where no pair has both objects and answers, as in the reference.
+    `positive_macro_F1` is -1 where no pair has both objects and answers, as in the reference. The definitions are those
+    of `tally`.
     """
     if not scores:
         raise ValueError("no picture-phrase pair to evaluate; concept F1 needs at least one exhaustively annotated.")
-    found = np.array([score.num_predictions for score in scores], dtype=np.int64)
-    there = np.array([score.num_targets for score in scores], dtype=np.int64)
-    matches = np.stack([score.true_positives for score in scores])  # (num_pairs, 10)
-    image = _image_level(found > 0, there > 0)
-    true, positive = matches.sum(0), there > 0
-    recall = true / (there.sum() + _EPS)
-    precision = true / (found.sum() + _EPS)
-    positive_precision = true / (found[positive].sum() + _EPS)
-    both = int((positive & (found > 0)).sum())
-    local = np.sum([score.local_f1() for score in scores if score.num_targets], axis=0) if both else np.full(10, -1.0)
-    micro = _harmonic(positive_precision, recall, _EPS)
-    at_thresholds = dict(
-        zip(
-            _NAMES,
-            (
-                micro * image["IL_MCC"],
-                precision,
-                recall,
-                _harmonic(precision, recall, _EPS),
-                local / max(both, 1),
-                micro,
-                positive_precision,
-            ),
-            strict=True,
-        )
-    )
-    return _flat(at_thresholds, _SHOWN) | image
+    found, there = [score.num_predictions for score in scores], [score.num_targets for score in scores]
+    rows = rows_of(found, there, [score.true_positives for score in scores], definition)
+    return floats(figures_of(rows.sum(0), definition))
 
 
 def evaluate_concepts(
@@ -155,8 +135,10 @@ def _nothing(target: ConceptTarget) -> ConceptPrediction:
     return ConceptPrediction(target.image_id, target.phrase, target.size, np.zeros(0), np.zeros((0, 4)), [])
 
 
-def _ious(pairs: Sequence[Pair], chosen: Sequence[tuple[np.ndarray, np.ndarray]], iou_type: str) -> list[np.ndarray]:
-    """IoU (num_kept, num_real) float64 of each pair's chosen objects."""
+def ious_of_pairs(
+    pairs: Sequence[Pair], chosen: Sequence[tuple[np.ndarray, np.ndarray]], iou_type: str
+) -> list[np.ndarray]:
+    """IoU (num_kept, num_real) float64 of each pair's chosen answers and objects, given by their indices."""
     if iou_type == "bbox":
         return [box_ious(one.boxes[i], target.boxes[j]) for (one, target), (i, j) in zip(pairs, chosen, strict=True)]
     if iou_type != "segm":
@@ -170,32 +152,3 @@ def _ious(pairs: Sequence[Pair], chosen: Sequence[tuple[np.ndarray, np.ndarray]]
             raise ValueError(f"the prediction of {one.key} is of size {one.size}, its target of {target.size}.")
         rows.append(([(one.masks or [])[k] for k in i], [(target.masks or [])[k] for k in j]))
     return mask_ious_of_rows(rows)
-
-
-def _image_level(found: np.ndarray, there: np.ndarray) -> dict[str, float]:
-    tp, fp = float((found & there).sum()), float((found & ~there).sum())
-    fn, tn = float((~found & there).sum()), float((~found & ~there).sum())
-    precision, recall = tp / (tp + fp + _IMAGE_EPS), tp / (tp + fn + _IMAGE_EPS)
-    root = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
-    return {
-        "IL_precision": precision,
-        "IL_recall": recall,
-        "IL_F1": float(_harmonic(precision, recall, _IMAGE_EPS)),
-        "IL_FPR": fp / (fp + tn + _IMAGE_EPS),
-        "IL_MCC": (tp * tn - fp * fn) / (root + _IMAGE_EPS),
-    }
-
-
-def _harmonic(precision: np.ndarray | float, recall: np.ndarray | float, eps: float) -> np.ndarray:
-    return np.asarray(2 * precision * recall / (precision + recall + eps))
-
-
-def _flat(at_thresholds: Mapping[str, np.ndarray], shown: Sequence[float | None]) -> dict[str, float]:
-    """Means over the thresholds under the plain name, single thresholds as "name@0.5"."""
-    flat = {}
-    for threshold in shown:
-        for name, values in at_thresholds.items():
-            key = name if threshold is None else f"{name}@{threshold}"
-            which = slice(None) if threshold is None else np.isclose(IOU_THRESHOLDS, threshold)
-            flat[key] = float(values[which].mean())
-    return flat

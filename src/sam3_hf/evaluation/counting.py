@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..ops.nms import greedy_nms
-from .overlap import MaskRuns, mask_intersections
-from .predictions import ConceptPrediction
+from .overlap import mask_intersections
+from .predictions import ConceptPrediction, Rle
+from .runs import MaskRuns
 
-__all__ = ["count_errors", "count_objects", "count_predictions"]
+__all__ = ["count_errors", "count_many", "count_objects", "count_predictions"]
 
 _PIXELS_PER_PRODUCT = 2**22  # a float32 sum of ones is exact up to 2**24
 
@@ -33,14 +34,37 @@ def count_objects(outputs: Any, threshold: float = 0.5, overlap: float = 0.5) ->
 
 def count_predictions(prediction: ConceptPrediction, threshold: float = 0.5, overlap: float = 0.5) -> int:
     """Number of objects among predictions made elsewhere, whose scores are taken as they are; they need masks."""
-    if prediction.masks is None:
-        raise ValueError(f"the prediction of {prediction.key} has no masks; counting compares masks.")
-    keep = np.flatnonzero(prediction.scores > threshold)
-    runs = MaskRuns.from_rles([prediction.masks[index] for index in keep])
-    [common] = mask_intersections(runs, runs, [(len(keep), len(keep))])
-    areas = runs.areas()
-    share = common / np.maximum(np.minimum(areas[:, None], areas[None]), 1)
-    return len(greedy_nms(torch.from_numpy(share), torch.from_numpy(prediction.scores[keep]), overlap))
+    return count_many([prediction], threshold, overlap)[0]
+
+
+def count_many(predictions: Sequence[ConceptPrediction], threshold: float = 0.5, overlap: float = 0.5) -> list[int]:
+    """`count_predictions` of each; many at once are faster."""
+    kept: list[np.ndarray] = []
+    masks: list[Rle] = []
+    for one in predictions:
+        if one.masks is None:
+            raise ValueError(f"the prediction of {one.key} has no masks; counting compares masks.")
+        kept.append(np.flatnonzero(one.scores > threshold))
+        masks += [one.masks[index] for index in kept[-1]]
+    runs = MaskRuns.from_rles(masks)
+    commons = mask_intersections(runs, runs, [(len(some), len(some)) for some in kept])
+    parts = np.split(runs.areas(), np.cumsum([len(some) for some in kept])[:-1]) if predictions else []
+    counts = []
+    for one, some, common, areas in zip(predictions, kept, commons, parts, strict=True):
+        share = common / np.maximum(np.minimum(areas[:, None], areas[None]), 1)
+        counts.append(_num_kept(share, one.scores[some], overlap))
+    return counts
+
+
+def _num_kept(share: np.ndarray, scores: np.ndarray, overlap: float) -> int:
+    """How many greedy suppression keeps: each, from the best on, drops all later ones that it overlaps by more."""
+    order = np.argsort(-scores, kind="stable")
+    drops = (share > overlap)[order][:, order]
+    dropped = np.zeros(len(order), dtype=bool)
+    for rank in range(len(order)):
+        if not dropped[rank]:
+            dropped[rank + 1 :] |= drops[rank, rank + 1 :]
+    return int((~dropped).sum())
 
 
 def count_errors(found: Sequence[int], there: Sequence[int]) -> dict[str, float]:

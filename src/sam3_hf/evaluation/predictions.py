@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.examples import ConceptExample
 from ..ops.masks import masks_to_boxes, rle_decode, rle_encode
+from .runs import MaskRuns
 
 __all__ = ["ConceptPrediction", "ConceptTarget", "PairKey", "Rle", "as_rles", "target_of_example", "target_of_label"]
 
@@ -189,8 +190,8 @@ def _settle(record: ConceptPrediction | ConceptTarget) -> None:
 
 
 def _boxes_of(rles: Iterable[Rle]) -> np.ndarray:
-    boxes = [masks_to_boxes(rle_decode(rle)[None]) for rle in rles]
-    return torch.cat(boxes).double().numpy() if boxes else np.zeros((0, 4))
+    codes = list(rles)
+    return MaskRuns.from_rles(codes).boxes(codes[0]["size"][0]) if codes else np.zeros((0, 4))
 
 
 def _one_rle(mask: Any) -> list[Rle]:

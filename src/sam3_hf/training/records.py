@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
+from ..ops.polygons import polygons_to_runs
 from .concept_table import dataset_of_rows
-from .polygons import polygons_to_runs
 from .regions import mask_runs, runs_to_box, runs_to_rle
 
 if TYPE_CHECKING:
