@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 
-NEEDED := torch transformers accelerate av datasets ftfy mypy peft pycocotools pytest ruff scipy xdist yaml
+NEEDED := torch transformers accelerate av datasets ftfy gradio mypy peft pycocotools pytest ruff scipy selenium xdist yaml
 IS_READY := import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))
 READY := $(if $(PYTHON),$(shell $(PYTHON) -c '$(IS_READY)' $(NEEDED) && echo yes))
 RUN := $(if $(READY),$(PYTHON),$(VENV)/bin/python)

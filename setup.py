@@ -7,17 +7,20 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "train": ["datasets>=3.0", "peft>=0.15", "pycocotools>=2.0.8", "pyyaml>=6.0", "tensorboard>=2.15"],
     "video": ["av>=14.0"],
-    "demo": ["gradio>=5.0"],
+    "demo": ["av>=14.0", "gradio>=6.20,<7"],
     "dev": [
         "av>=14.0",
         "datasets>=3.0",
+        "gradio>=6.20,<7",
         "mypy>=1.15",
         "peft>=0.15",
         "pycocotools>=2.0.8",
+        "psutil>=5.9",
         "pytest>=8.0",
         "pytest-xdist>=3.5",
         "pyyaml>=6.0",
         "ruff>=0.9",
+        "selenium>=4.20",
     ],
 }
 
@@ -32,7 +35,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"sam3_hf": ["py.typed", "assets/*", "assets/sam3-hf-tiny/*"]},
+    package_data={"sam3_hf": ["py.typed", "assets/*", "assets/sam3-hf-tiny/*", "demo/page/stage.*", "demo/page/*.css"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.8",

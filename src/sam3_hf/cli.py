@@ -1,4 +1,4 @@
-"""The command `sam3-hf`: segment pictures, follow videos, convert checkpoints, train.
+"""The command `sam3-hf`: segment pictures, follow videos, convert checkpoints, train, serve the demo.
 
 Heavy modules are imported inside the functions that need them, so that `sam3-hf --help` answers at once.
 """
@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     from .cli_video import add_video_command
 
     add_video_command(commands)
+    from .cli_demo import add_demo_command
+
+    add_demo_command(commands)
     return parser
 
 
