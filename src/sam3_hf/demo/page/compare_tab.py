@@ -6,14 +6,14 @@ from typing import Any
 
 import gradio as gr
 
-from ..engine import SCORE_FLOOR, Answer
+from ..engine import Answer
 from ..image_session import FoundObject, ImageSession
 from ..messages import parse_phrases
 from ..models import settings_for
 from ..pictures import example_pictures
 from ..scene import explain_answer, scene
 from ..visitors import Visitor
-from .parts import MODEL_QUEUE, Behind, Tab, guarded, message
+from .parts import MODEL_QUEUE, Behind, Tab, guarded, message, threshold
 from .stage import drawn_box, save_shown, stage, staged
 
 __all__ = ["CompareTab"]
@@ -33,9 +33,7 @@ class CompareTab(Tab):
         self.status = gr.HTML(elem_id="s3-compare-status")
         with gr.Row():
             self.phrase = gr.Textbox(label="Phrase", placeholder="red shape", elem_id="s3-compare-phrase", scale=3)
-            self.threshold = gr.Slider(
-                SCORE_FLOOR, 0.95, settings_for(behind.shelf.default).threshold, step=0.01, label="Threshold", scale=2
-            )
+            self.threshold = threshold(settings_for(behind.shelf.default).threshold, "Threshold", scale=2)
         with gr.Row():
             self.compare = gr.Button("Compare", variant="primary", elem_id="s3-compare")
             self.clear = gr.Button("Clear boxes", elem_id="s3-compare-clear")

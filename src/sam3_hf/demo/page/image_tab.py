@@ -5,7 +5,6 @@ from typing import Any
 
 import gradio as gr
 
-from ..engine import SCORE_FLOOR
 from ..exports import annotated, write_coco, write_cutouts, write_masks
 from ..image_session import ImageSession
 from ..messages import parse_phrases
@@ -13,7 +12,7 @@ from ..models import settings_for
 from ..pictures import example_pictures, open_picture
 from ..scene import counts_html, scene, table_html
 from ..visitors import Visitor
-from .parts import FORGOTTEN, MODEL_QUEUE, Behind, Tab, alert, guarded, message
+from .parts import FORGOTTEN, MODEL_QUEUE, Behind, Tab, alert, guarded, message, threshold
 from .stage import PictureFile, drawn_box, pointed_at, save_shown, stage, staged
 
 __all__ = ["ImageTab"]
@@ -83,12 +82,9 @@ class ImageTab(Tab):
             elem_id="s3-phrases",
         )
         self.find = gr.Button("Find", variant="primary", elem_id="s3-find")
-        self.threshold = gr.Slider(
-            SCORE_FLOOR,
-            0.95,
-            value=settings_for(self.behind.shelf.default).threshold,
-            step=0.01,
-            label="Threshold",
+        self.threshold = threshold(
+            settings_for(self.behind.shelf.default).threshold,
+            "Threshold",
             info="Least score that is shown; acts at once, without the model",
             elem_id="s3-threshold",
         )

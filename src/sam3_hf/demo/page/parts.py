@@ -9,12 +9,23 @@ from typing import Any
 
 import gradio as gr
 
-from ..engine import Engine
+from ..engine import SCORE_FLOOR, Engine
 from ..messages import explain_error
 from ..models import ModelShelf
 from ..visitors import Visitor, Visitors
 
-__all__ = ["EXPECTED", "FORGOTTEN", "MODEL_QUEUE", "Behind", "Tab", "alert", "guarded", "guarded_steps", "message"]
+__all__ = [
+    "EXPECTED",
+    "FORGOTTEN",
+    "MODEL_QUEUE",
+    "Behind",
+    "Tab",
+    "Threshold",
+    "alert",
+    "guarded",
+    "guarded_steps",
+    "message",
+]
 
 MODEL_QUEUE = "model"  # requests that run the model on pictures wait for one another
 FORGOTTEN = (
@@ -25,6 +36,21 @@ FORGOTTEN = (
 _log = logging.getLogger(__name__)
 # What users can cause; anything else is a fault of the program, which Gradio reports as such.
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError)
+
+
+class Threshold(gr.Slider):
+    """A slider whose number may be typed: what is half typed or cleared is no error, but the nearest value."""
+
+    is_template = True  # to the page it is a `gr.Slider`
+
+    def preprocess(self, payload: float | None) -> float:
+        """The value, within the slider's range; without one, the value at the start."""
+        return min(max(float(self.value if payload is None else payload), self.minimum), self.maximum)
+
+
+def threshold(value: float, label: str, **options: Any) -> Threshold:
+    """A slider for a score."""
+    return Threshold(SCORE_FLOOR, 0.95, value, step=0.01, label=label, **options)
 
 
 @dataclass

@@ -1,0 +1,66 @@
+"""The stage: the picture that users look at, draw on and click on, a component with a page script of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.data_classes import FileData
+from PIL import Image
+
+__all__ = ["PictureFile", "drawn_box", "pointed_at", "save_shown", "stage", "staged"]
+
+_HERE = Path(__file__).parent
+_SHOWN_SIDE = 1280  # of the picture as it is sent to the page; boxes and masks keep counting in its own pixels
+
+class PictureFile(gr.Image):
+    """`gr.Image` that hands on the path of the file as it came: what is wrong with it, we say ourselves."""
+
+    is_template = True  # to the page it is a `gr.Image`
+
+    def preprocess(self, payload: Any) -> Any:
+        """The path of the uploaded file, None without one."""
+        return None if payload is None else payload.path
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+def stage(elem_id: str, visible: bool = True, names: dict[str, str | None] | None = None) -> gr.HTML:
+    """A stage, with the events `drawn` (a box) and `pointed` (a point); its value is what `staged` gives, or None.
+
+    `names` renames tools (select, like, unlike, add, cut); None in it hides one.
+    """
+    return gr.HTML(
+        value=None,
+        html_template=(_HERE / "stage.html").read_text(encoding="utf-8"),
+        js_on_load=(_HERE / "stage.js").read_text(encoding="utf-8"),
+        elem_id=elem_id,
+        visible=visible,
+        apply_default_css=False,
+        names=names or {},
+    )
+
+def staged(scene: dict[str, Any], picture: Path, **more: Any) -> dict[str, Any]:
+    """The value of a stage: what `demo.scene.scene` gives, over the picture that `save_shown` wrote."""
+    return {**scene, "picture": FileData(path=str(picture)).model_dump(), **more}
+
+def save_shown(image: Image.Image | np.ndarray, path: Path) -> Path:
+    """The path of the picture as the page shows it: JPEG, made smaller where it is large."""
+    shown = Image.fromarray(image) if isinstance(image, np.ndarray) else image.copy()
+    shown.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), reducing_gap=2.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown.convert("RGB").save(path, format="JPEG", quality=90)
+    return path
+
+def drawn_box(event: gr.EventData) -> tuple[list[float], bool]:
+    """Box xyxy in pixels and whether it shows what is meant, of a `drawn` event."""
+    data: dict[str, Any] = event._data
+    return [float(value) for value in data["box"]], bool(data["positive"])
+
+def pointed_at(event: gr.EventData) -> tuple[float, float, bool, int | None]:
+    """x, y, whether it belongs to the object, and the object's number or None, of a `pointed` event."""
+    data: dict[str, Any] = event._data
+    number = data.get("number")
+    return float(data["x"]), float(data["y"]), bool(data["positive"]), None if number is None else int(number)
