@@ -109,6 +109,7 @@ class Page:
 
     def __init__(self, driver: Any, url: str) -> None:
         self.driver, self.url = driver, url
+        self.phone_width: int | None = None
 
     def open(self) -> "Page":
         self.driver.get(self.url)
@@ -203,6 +204,7 @@ class Page:
         self.one("#s3-threshold input[type=number]").send_keys(Keys.TAB)
 
     def as_phone(self, width: int = 390, height: int = 844, scale: float = 1.0) -> None:
+        self.phone_width = width
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": True}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
@@ -210,4 +212,5 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def is_too_wide(self) -> bool:
-        return bool(self.run("return document.scrollingElement.scrollWidth > window.innerWidth + 1"))
+        """Whether a phone has to be panned sideways; its `innerWidth` grows with what is too wide."""
+        return bool(self.run("return document.scrollingElement.scrollWidth") > (self.phone_width or 0))

@@ -14,7 +14,7 @@ from ..models import settings_for
 from ..pictures import open_picture
 from ..video_job import VideoJob
 from .parts import EXPECTED, MODEL_QUEUE, Behind
-from .stage import PictureFile
+from .stage import picture_file
 from .video_tab import MAX_FRAMES
 
 __all__ = ["Api"]
@@ -32,7 +32,7 @@ class Api:
         self.behind = behind
         settings = settings_for(behind.shelf.default)
         with gr.Row(visible=False):
-            picture = PictureFile(type="filepath", label="picture")
+            picture = picture_file(label="picture")
             video = gr.File(label="video", type="filepath")
             phrases = gr.Textbox(label="phrases")
             threshold = gr.Number(settings.threshold, label="threshold")

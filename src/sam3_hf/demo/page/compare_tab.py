@@ -13,7 +13,7 @@ from ..models import settings_for
 from ..pictures import example_pictures
 from ..scene import explain_answer, scene
 from ..visitors import Visitor
-from .parts import MODEL_QUEUE, Behind, Tab, guarded, message, threshold
+from .parts import MODEL_QUEUE, Behind, Tab, guarded, message, score_slider
 from .stage import drawn_box, save_shown, stage, staged
 
 __all__ = ["CompareTab"]
@@ -33,7 +33,7 @@ class CompareTab(Tab):
         self.status = gr.HTML(elem_id="s3-compare-status")
         with gr.Row():
             self.phrase = gr.Textbox(label="Phrase", placeholder="red shape", elem_id="s3-compare-phrase", scale=3)
-            self.threshold = threshold(settings_for(behind.shelf.default).threshold, "Threshold", scale=2)
+            self.threshold = score_slider(settings_for(behind.shelf.default).threshold, "Threshold", scale=2)
         with gr.Row():
             self.compare = gr.Button("Compare", variant="primary", elem_id="s3-compare")
             self.clear = gr.Button("Clear boxes", elem_id="s3-compare-clear")
@@ -49,7 +49,7 @@ class CompareTab(Tab):
     def _side(self, title: str, elem_id: str) -> tuple[gr.HTML, gr.HTML]:
         with gr.Column(min_width=300):
             gr.Markdown(f"### {title}")
-            return stage(elem_id, visible=False, names={"add": None, "cut": None}), gr.HTML(elem_id=f"{elem_id}-why")
+            return stage(elem_id, visible=False, names={"add": "", "cut": ""}), gr.HTML(elem_id=f"{elem_id}-why")
 
     def _wire(self) -> None:
         runs: dict[str, Any] = {

@@ -12,8 +12,8 @@ from ..models import settings_for
 from ..pictures import example_pictures, open_picture
 from ..scene import counts_html, scene, table_html
 from ..visitors import Visitor
-from .parts import FORGOTTEN, MODEL_QUEUE, Behind, Tab, alert, guarded, message, threshold
-from .stage import PictureFile, drawn_box, pointed_at, save_shown, stage, staged
+from .parts import FORGOTTEN, MODEL_QUEUE, Behind, Tab, alert, guarded, message, score_slider
+from .stage import drawn_box, picture_file, pointed_at, save_shown, stage, staged
 
 __all__ = ["ImageTab"]
 
@@ -46,9 +46,8 @@ class ImageTab(Tab):
     # ---- layout ----
 
     def _lay_out_picture(self) -> None:
-        self.uploader = PictureFile(
+        self.uploader = picture_file(
             label="Your picture: drop, browse, paste or take one",
-            type="filepath",
             sources=["upload", "clipboard", "webcam"],
             height=340,
             buttons=[],
@@ -82,7 +81,7 @@ class ImageTab(Tab):
             elem_id="s3-phrases",
         )
         self.find = gr.Button("Find", variant="primary", elem_id="s3-find")
-        self.threshold = threshold(
+        self.threshold = score_slider(
             settings_for(self.behind.shelf.default).threshold,
             "Threshold",
             info="Least score that is shown; acts at once, without the model",
@@ -291,7 +290,7 @@ class ImageTab(Tab):
         return {
             self.status: status,
             self.stage: gr.HTML(value=None, visible=False),
-            self.uploader: PictureFile(value=None, visible=True),
+            self.uploader: gr.Image(value=None, visible=True),
             self.undo: gr.Button(visible=False),
             self.clear: gr.Button(visible=False),
             self.other: gr.Button(visible=False),
@@ -308,7 +307,7 @@ class ImageTab(Tab):
         return {
             self.status: message(told),
             self.stage: gr.HTML(value=staged(scene(session, objects), self._picture_file(visitor)), visible=True),
-            self.uploader: PictureFile(visible=False),
+            self.uploader: gr.Image(visible=False),
             self.other: gr.Button(visible=True),
             self.gallery: gr.Gallery(visible=False),
             self.counts: counts_html(session.answers(), objects, threshold),

@@ -20,11 +20,11 @@ __all__ = [
     "MODEL_QUEUE",
     "Behind",
     "Tab",
-    "Threshold",
     "alert",
     "guarded",
     "guarded_steps",
     "message",
+    "score_slider",
 ]
 
 MODEL_QUEUE = "model"  # requests that run the model on pictures wait for one another
@@ -38,19 +38,18 @@ _log = logging.getLogger(__name__)
 EXPECTED = (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError)
 
 
-class Threshold(gr.Slider):
-    """A slider whose number may be typed: what is half typed or cleared is no error, but the nearest value."""
+def score_slider(value: float, label: str, **options: Any) -> gr.Slider:
+    """A slider for a score whose number may be typed: what is half typed or cleared is no error, but the nearest value.
 
-    is_template = True  # to the page it is a `gr.Slider`
+    A method of one slider is replaced: for a subclass Gradio would write a stub file into this package.
+    """
+    slider = gr.Slider(SCORE_FLOOR, 0.95, value, step=0.01, label=label, **options)
 
-    def preprocess(self, payload: float | None) -> float:
-        """The value, within the slider's range; without one, the value at the start."""
-        return min(max(float(self.value if payload is None else payload), self.minimum), self.maximum)
+    def nearest(payload: float | None) -> float:
+        return min(max(float(value if payload is None else payload), slider.minimum), slider.maximum)
 
-
-def threshold(value: float, label: str, **options: Any) -> Threshold:
-    """A slider for a score."""
-    return Threshold(SCORE_FLOOR, 0.95, value, step=0.01, label=label, **options)
+    slider.preprocess = nearest
+    return slider
 
 
 @dataclass

@@ -243,7 +243,7 @@ watch("value", () => {
 
 for (const button of tools) {
   const name = props.names && props.names[button.dataset.tool];
-  if (name === null) button.hidden = true;
+  if (name === "") button.hidden = true;
   else if (name) button.lastChild.textContent = " " + name;
 }
 choose("select");

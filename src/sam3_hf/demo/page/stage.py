@@ -8,26 +8,26 @@ import numpy as np
 from gradio.data_classes import FileData
 from PIL import Image
 
-__all__ = ["PictureFile", "drawn_box", "pointed_at", "save_shown", "stage", "staged"]
+__all__ = ["drawn_box", "picture_file", "pointed_at", "save_shown", "stage", "staged"]
 
 _HERE = Path(__file__).parent
 _SHOWN_SIDE = 1280  # of the picture as it is sent to the page; boxes and masks keep counting in its own pixels
 
 
-class PictureFile(gr.Image):
-    """`gr.Image` that hands on the path of the file as it came: what is wrong with it, we say ourselves."""
+def picture_file(**options: Any) -> gr.Image:
+    """A `gr.Image` that hands on the path of the file as it came: what is wrong with it, we say ourselves.
 
-    is_template = True  # to the page it is a `gr.Image`
+    A method of one component is replaced: for a subclass Gradio would write a stub file into this package.
+    """
+    component = gr.Image(type="filepath", **options)
+    component.preprocess = lambda payload: None if payload is None else payload.path
+    return component
 
-    def preprocess(self, payload: Any) -> Any:
-        """The path of the uploaded file, None without one."""
-        return None if payload is None else payload.path
 
-
-def stage(elem_id: str, visible: bool = True, names: dict[str, str | None] | None = None) -> gr.HTML:
+def stage(elem_id: str, visible: bool = True, names: dict[str, str] | None = None) -> gr.HTML:
     """A stage, with the events `drawn` (a box) and `pointed` (a point); its value is what `staged` gives, or None.
 
-    `names` renames tools (select, like, unlike, add, cut); None in it hides one.
+    `names` renames tools (select, like, unlike, add, cut); an empty one hides it.
     """
     return gr.HTML(
         value=None,

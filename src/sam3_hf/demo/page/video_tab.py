@@ -14,7 +14,7 @@ from ..scene import scene_object
 from ..timeline import timeline_html
 from ..video_job import Progress, VideoJob
 from ..visitors import Visitor
-from .parts import EXPECTED, FORGOTTEN, Behind, Tab, alert, guarded, guarded_steps, message, threshold
+from .parts import EXPECTED, FORGOTTEN, Behind, Tab, alert, guarded, guarded_steps, message, score_slider
 from .stage import drawn_box, pointed_at, save_shown, stage, staged
 
 __all__ = ["VideoTab"]
@@ -75,8 +75,8 @@ class VideoTab(Tab):
         with gr.Row():
             self.run = gr.Button("Follow", variant="primary", elem_id="s3-follow")
             self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="s3-stop")
-        self.threshold = threshold(settings.threshold, "Least score of a detection")
-        self.new_threshold = threshold(settings.new_threshold, "Least score that starts an object")
+        self.threshold = score_slider(settings.threshold, "Least score of a detection")
+        self.new_threshold = score_slider(settings.new_threshold, "Least score that starts an object")
         self.progress = gr.HTML(elem_id="s3-progress")
         self.preview = gr.Image(
             label="Frame by frame",
