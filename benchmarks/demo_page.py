@@ -141,7 +141,7 @@ def write(page: Page, path: Path) -> None:
     with Image.open(path) as shot:
         rgb = shot.convert("RGB")
         rgb.thumbnail((960, 2000), Image.Resampling.LANCZOS)
-        small = rgb.quantize(MAX_COLORS, dither=Image.Dither.NONE)
+        small = rgb.quantize(MAX_COLORS, kmeans=2, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
     print(f"wrote {path}: {path.stat().st_size / 1000:.0f} kB")
 

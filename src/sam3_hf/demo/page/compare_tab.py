@@ -49,7 +49,7 @@ class CompareTab(Tab):
     def _side(self, title: str, elem_id: str) -> tuple[gr.HTML, gr.HTML]:
         with gr.Column(min_width=300):
             gr.Markdown(f"### {title}")
-            return stage(elem_id, visible=False, names={"add": "", "cut": ""}), gr.HTML(elem_id=f"{elem_id}-why")
+            return stage(elem_id, visible=False, tools=("select", "like", "unlike")), gr.HTML(elem_id=f"{elem_id}-why")
 
     def _wire(self) -> None:
         runs: dict[str, Any] = {

@@ -38,23 +38,24 @@ class ImageTab(Tab):
                 self._lay_out_controls()
         self._lay_out_results()
         self.shown = [
-            self.status, self.stage, self.uploader, self.other, self.gallery, self.counts, self.table, self.undo,
-            self.clear, self.files, self.box_phrase, self.phrases,
+            self.status, self.stage, self.uploader, self.giving, self.other, self.gallery, self.counts, self.table,
+            self.undo, self.clear, self.files, self.box_phrase, self.phrases,
         ]  # fmt: skip
         self._wire()
 
     # ---- layout ----
 
     def _lay_out_picture(self) -> None:
-        self.uploader = picture_file(
-            label="Your picture: drop, browse, paste or take one",
-            sources=["upload", "clipboard", "webcam"],
-            height=340,
-            buttons=[],
-            elem_id="s3-picture",
-            alt_text="The picture to search",
-        )
-        self.stage = stage("s3-stage", visible=False)
+        with gr.Column() as self.giving:  # hidden as a whole: see `picture_file`
+            self.uploader = picture_file(
+                label="Your picture: drop, browse, paste or take one",
+                sources=["upload", "clipboard", "webcam"],
+                height=340,
+                buttons=[],
+                elem_id="s3-picture",
+                alt_text="The picture to search",
+            )
+        self.stage = stage("s3-stage", visible=False, tools=("select", "like", "unlike", "add", "cut"))
         with gr.Row():
             self.undo = gr.Button("Undo", visible=False, size="sm", min_width=90, elem_id="s3-undo")
             self.clear = gr.Button("Clear boxes", visible=False, size="sm", min_width=90, elem_id="s3-clear")
@@ -290,7 +291,8 @@ class ImageTab(Tab):
         return {
             self.status: status,
             self.stage: gr.HTML(value=None, visible=False),
-            self.uploader: gr.Image(value=None, visible=True),
+            self.uploader: None,
+            self.giving: gr.Column(visible=True),
             self.undo: gr.Button(visible=False),
             self.clear: gr.Button(visible=False),
             self.other: gr.Button(visible=False),
@@ -307,7 +309,7 @@ class ImageTab(Tab):
         return {
             self.status: message(told),
             self.stage: gr.HTML(value=staged(scene(session, objects), self._picture_file(visitor)), visible=True),
-            self.uploader: gr.Image(visible=False),
+            self.giving: gr.Column(visible=False),
             self.other: gr.Button(visible=True),
             self.gallery: gr.Gallery(visible=False),
             self.counts: counts_html(session.answers(), objects, threshold),

@@ -41,7 +41,8 @@ EXPECTED = (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportErr
 def score_slider(value: float, label: str, **options: Any) -> gr.Slider:
     """A slider for a score whose number may be typed: what is half typed or cleared is no error, but the nearest value.
 
-    A method of one slider is replaced: for a subclass Gradio would write a stub file into this package.
+    A method of one slider is replaced: for a subclass Gradio would write a stub file into this package. So it may be
+    given new values, but no new properties, for which Gradio would make another component.
     """
     slider = gr.Slider(SCORE_FLOOR, 0.95, value, step=0.01, label=label, **options)
 

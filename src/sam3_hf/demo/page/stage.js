@@ -241,9 +241,4 @@ watch("value", () => {
   draw();
 });
 
-for (const button of tools) {
-  const name = props.names && props.names[button.dataset.tool];
-  if (name === "") button.hidden = true;
-  else if (name) button.lastChild.textContent = " " + name;
-}
 choose("select");

@@ -55,7 +55,7 @@ class VideoTab(Tab):
             height=300,
             elem_id="s3-video",
         )
-        self.stage = stage("s3-video-stage", visible=False, names={"add": "Click: an object"})
+        self.stage = stage("s3-video-stage", visible=False, tools=("select", "like", "unlike", "object", "cut"))
         self.frame = gr.Slider(0, 1, value=0, step=1, label="Frame", visible=False, elem_id="s3-frame")
         with gr.Row():
             self.undo = gr.Button("Undo", visible=False, size="sm", min_width=90)
