@@ -7,11 +7,11 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "train": ["datasets>=3.0", "peft>=0.15", "pycocotools>=2.0.8", "pyyaml>=6.0", "tensorboard>=2.15"],
     "video": ["av>=14.0"],
-    "demo": ["av>=14.0", "gradio>=6.20,<7"],
+    "demo": ["av>=14.0", "gradio>=6.31,<7"],
     "dev": [
         "av>=14.0",
         "datasets>=3.0",
-        "gradio>=6.20,<7",
+        "gradio>=6.31,<7",
         "mypy>=1.15",
         "peft>=0.15",
         "pycocotools>=2.0.8",

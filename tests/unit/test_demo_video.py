@@ -1,6 +1,7 @@
 """The demo's videos on a tiny random model: following, stopping, prompts on frames, files, the timeline."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,15 @@ pytest.importorskip("av")
 SIZE, NUM_FRAMES = 112, 18
 SURE = 0.09  # a random model is sure of nothing
 pytestmark = pytest.mark.filterwarnings("ignore:there is room for")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """For models so small, threads cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
