@@ -260,6 +260,8 @@ def test_phones_and_the_dark(found: Page) -> None:
             assert not found.is_too_wide(), name
         colour = "return getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
         light = found.run(colour)
+        found.open()  # also as it begins
+        assert not found.is_too_wide()
         found.click("#s3-dark")
         found.wait(lambda: found.run(colour) != light, "the dark")
     finally:
@@ -275,7 +277,8 @@ def test_models_are_chosen_and_refused_in_words(found: Page) -> None:
         found.type("#s3-model input", name)
         found.one("#s3-model input").send_keys(Keys.ENTER)
         found.wait(lambda words=words: words in found.text("#s3-model-status"), words)
-    assert "stays in use" in found.text("#s3-model-status")
+    assert "“bundled” stays in use" in found.text("#s3-model-status")
+    assert found.one("#s3-model input").get_attribute("value") == "bundled"
     found.find("red shape")
     assert found.wait(found.outlines, "objects of the model before")
 

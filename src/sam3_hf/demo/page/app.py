@@ -6,12 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from ..models import ModelShelf, model_note, settings_for
+from ..messages import explain_error
+from ..models import RELEASED, ModelShelf, model_note, settings_for
 from ..visitors import Visitors
 from .api import Api
 from .compare_tab import CompareTab
 from .image_tab import ImageTab
-from .parts import Behind, alert, guarded, message
+from .parts import EXPECTED, Behind, alert, guarded, message
 from .video_tab import VideoTab
 
 __all__ = ["build_page", "serve"]
@@ -51,22 +52,27 @@ class Header:
     def wire(self, sliders: Sequence[gr.Slider], new_sliders: Sequence[gr.Slider]) -> None:
         """Says which sliders hold thresholds."""
         self.sliders, self.new_sliders = list(sliders), list(new_sliders)
-        self.model.change(
+        self.model.input(
             self.on_model,
             [self.model],
-            [self.status, self.device, *self.sliders, *self.new_sliders],
+            [self.model, self.status, self.device, *self.sliders, *self.new_sliders],
             api_visibility="private",
             concurrency_limit=1,
         )
 
     @guarded
     def on_model(self, name: str, request: gr.Request) -> dict[Any, Any]:
+        name, visitor = (name or "").strip(), self.behind.visitor(request)
+        before = visitor.model or self.behind.shelf.default
         try:
             engine = self.behind.shelf.open(name)
-        except (OSError, ValueError) as error:
-            note = model_note(name) if name.strip() and self.behind.shelf.any_name else ""
-            return {self.status: alert(f"{error} {note} The model before stays in use.")}
-        self.behind.visitor(request).model = name.strip()
+        except EXPECTED as error:
+            if (text := explain_error(error)) is None:
+                raise
+            note = f"{model_note(name)} " if name == RELEASED else ""
+            told = alert(f"{note}It was not opened, “{before}” stays in use: {text}")
+            return {self.model: before, self.status: told}
+        visitor.model = name
         settings = settings_for(name)
         updates: dict[Any, Any] = {
             self.status: message(model_note(name)),
