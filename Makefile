@@ -7,7 +7,8 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 
-NEEDED := torch transformers accelerate av datasets ftfy matplotlib mypy peft pycocotools pytest ruff scipy trackeval xdist yaml
+NEEDED := torch transformers accelerate av datasets ftfy gradio matplotlib mypy peft pycocotools pytest ruff scipy selenium trackeval \
+	xdist yaml
 IS_READY := import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))
 READY := $(if $(PYTHON),$(shell $(PYTHON) -c '$(IS_READY)' $(NEEDED) && echo yes))
 RUN := $(if $(READY),$(PYTHON),$(VENV)/bin/python)

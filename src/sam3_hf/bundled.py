@@ -2,9 +2,24 @@
 
 from pathlib import Path
 
-__all__ = ["NOTICE", "bundled_model"]
+__all__ = [
+    "NOTICE",
+    "SAMPLE_NEW_THRESHOLD",
+    "SAMPLE_NMS",
+    "SAMPLE_PHRASES",
+    "SAMPLE_SCENE",
+    "SAMPLE_THRESHOLD",
+    "bundled_model",
+]
 
 _FOLDER = Path(__file__).with_name("assets") / "sam3-hf-tiny"
+
+# A picture, phrases that the model finds in it, and what suits its scores: the quickstart and the web demo take them
+# from here.
+SAMPLE_SCENE = 7  # of the val split: the bundled model was not trained on it
+SAMPLE_PHRASES = ("cyan shape", "red shape")
+SAMPLE_THRESHOLD, SAMPLE_NMS = 0.35, 0.3  # its scores are low, and it finds some objects twice
+SAMPLE_NEW_THRESHOLD = 0.45  # in videos, of a detection that starts an object
 
 NOTICE = (
     "no model given: using the bundled sam3-hf-tiny, a first version. It finds drawn shapes by colour, roughly, often "

@@ -1,4 +1,4 @@
-"""The command `sam3-hf`: segment pictures, follow videos, convert checkpoints, train, evaluate.
+"""The command `sam3-hf`: segment pictures, follow videos, convert checkpoints, train, evaluate, serve the demo.
 
 Heavy modules are imported inside the functions that need them, so that `sam3-hf --help` answers at once.
 """
@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     from .cli_evaluate import add_evaluate_command
 
     add_evaluate_command(commands)
+    from .cli_demo import add_demo_command
+
+    add_demo_command(commands)
     return parser
 
 

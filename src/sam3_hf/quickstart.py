@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .bundled import SAMPLE_NMS, SAMPLE_PHRASES, SAMPLE_SCENE, SAMPLE_THRESHOLD
+
 __all__ = ["PHRASES", "draw_sample_picture", "main"]
 
-SCENE = 7  # of the val split: the bundled model was not trained on it
-PHRASES = ("cyan shape", "red shape")
-OPTIONS = ("--threshold", "0.35", "--nms", "0.3")  # its scores are low, and it finds some objects twice
+PHRASES = SAMPLE_PHRASES
+OPTIONS = ("--threshold", str(SAMPLE_THRESHOLD), "--nms", str(SAMPLE_NMS))
 
 NOTICE = """
 The bundled model knows drawn shapes, roughly (docs/tiny_model.md); for photos give trained weights of full size:
@@ -29,7 +30,7 @@ def draw_sample_picture(image_size: int = 448) -> Image.Image:
     """Returns an RGB picture of coloured shapes, the same each time."""
     from .data import concept_scene
 
-    picture = concept_scene(SCENE, "val", image_size=image_size, max_objects=8).image
+    picture = concept_scene(SAMPLE_SCENE, "val", image_size=image_size, max_objects=8).image
     assert isinstance(picture, np.ndarray)  # scenes are drawn, not read
     return Image.fromarray(picture)
 

@@ -1,6 +1,7 @@
 """The command `sam3-hf`: files written, table, exit codes, and what a user sees of his errors."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -279,3 +280,14 @@ def test_quickstart_finds_shapes_and_says_what_the_model_is_worth(
     assert found, "the bundled model finds nothing in its own sample"
     command = shlex.split(printed.out.splitlines()[0])  # what it shows can be typed again
     assert cli.main(command[1:]) == 0
+
+
+def test_demo_is_a_command_and_says_why_a_model_cannot_be_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["demo", "--help"])
+    assert done.value.code == 0 and "--fixed-models" in capsys.readouterr().out
+    command = [sys.executable, "-m", "sam3_hf", "demo", "--model", "/nowhere/at/all"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    failed = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert failed.returncode == 2
+    assert "there is no directory '/nowhere/at/all'" in failed.stderr or "pip install" in failed.stderr

@@ -27,8 +27,10 @@ RANKS = {
     "bundled": 2,
     **dict.fromkeys(("conversion", "evaluation", "video"), 3),
     **dict.fromkeys(("pipelines", "training", "cli_evaluate", "cli_video"), 4),
-    "cli": 5,
-    "quickstart": 6,
+    "demo": 5,
+    "cli_demo": 6,
+    "cli": 7,
+    "quickstart": 8,
 }
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -174,7 +176,8 @@ def test_imports_point_one_way(source: Path) -> None:
 def test_every_third_party_import_is_a_requirement() -> None:
     words = _setup_call()
     extras = ast.literal_eval(words["extras_require"])
-    listed = [*ast.literal_eval(words["install_requires"]), *extras["train"], *extras["evaluate"], *extras["video"]]
+    used = ("train", "evaluate", "video", "demo")
+    listed = [*ast.literal_eval(words["install_requires"]), *(line for extra in used for line in extras[extra])]
     required = {re.split(r"[<>=!~\[;]", line, maxsplit=1)[0].replace("-", "_") for line in listed}
     renamed = {"PIL": "pillow", "yaml": "pyyaml"}
     third_party = set().union(*map(_imports, SOURCES)) - set(sys.stdlib_module_names) - {"sam3_hf"}

@@ -1,0 +1,124 @@
+"""Follows a video for the demo: plain data in, plain data out, so that it may run in another process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..ops.masks import rle_encode
+from ..processing import Sam3Processor
+from ..video import (
+    FrameSource,
+    Sam3VideoOutput,
+    VideoReadError,
+    VideoRules,
+    VideoSession,
+    flush,
+    open_video,
+    postprocess_outputs,
+    track_frame,
+)
+from ..video.engine import hold_back, prepare
+from .prompts import VideoPrompts
+
+__all__ = ["CLICKED", "FrameObject", "Step", "follow_video"]
+
+CLICKED = "clicked object"  # what an object is called that a user pointed out
+
+# As `ResultJournal` takes them: id, label, score, box [x0, y0, x1, y1] in pixels, mask as a COCO run-length code.
+FrameObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame more.
+
+    Attributes:
+        frame: its number; None at the end, when the last frames are settled.
+        image: (H, W, 3) uint8.
+        objects: on it, those on trial among them.
+        settled: by frame, final objects; they come late, because objects on trial may prove false.
+    """
+
+    frame: int | None
+    image: np.ndarray | None = None
+    objects: list[FrameObject] = field(default_factory=list)
+    settled: dict[int, list[FrameObject]] = field(default_factory=dict)
+
+
+def follow_video(
+    model: Any,
+    processor: Sam3Processor,
+    device: torch.device,
+    path: Path,
+    prompts: VideoPrompts,
+    rules: VideoRules,
+    stop_file: Path,
+    max_frames: int | None = None,
+) -> Iterator[Step]:
+    """Yields a step for each frame, and one more at the end.
+
+    It stops early, with all that was found settled, as soon as there is a file `stop_file` (which another process can
+    make, too), after `max_frames`, and where the video is damaged.
+
+    Raises:
+        VideoReadError: not even one frame can be read.
+        ValueError: a prompt that the video cannot take.
+    """
+    with open_video(path) as frames:
+        session = _session(processor, device, frames, prompts, rules)
+        try:
+            for frame in frames:
+                if stop_file.exists() or (max_frames is not None and frame.index >= max_frames):
+                    break
+                output = track_frame(model, session, frame.index, prepare(session, frame.image))
+                output.prompts = session.prompts
+                now = _objects(output, session)
+                due = {one.frame_idx: _objects(one, session) for one in hold_back(session, output)}
+                yield Step(frame.index, frame.image, now, due)
+        except VideoReadError:
+            if session.last_frame is None:
+                raise
+        except (RuntimeError, MemoryError):  # what was found stays, also where memory runs out
+            yield _last_step(session)
+            raise
+        yield _last_step(session)
+
+
+def _last_step(session: VideoSession) -> Step:
+    return Step(None, settled={one.frame_idx: _objects(one, session) for one in flush(session)})
+
+
+def _session(
+    processor: Sam3Processor, device: torch.device, frames: FrameSource, prompts: VideoPrompts, rules: VideoRules
+) -> VideoSession:
+    session: VideoSession = processor.init_video_session(frames, device, rules=rules)
+    if prompts.phrases:
+        processor.add_text_prompt(session, list(prompts.phrases))
+    for frame, boxes in prompts.boxes.items():
+        processor.add_text_prompt(
+            session,
+            prompts.phrases[0] if prompts.phrases else None,
+            frame_idx=frame,
+            input_boxes=[list(one.box) for one in boxes],
+            input_boxes_labels=[int(one.is_positive) for one in boxes],
+        )
+    for number, by_frame in prompts.clicks.items():
+        for frame, clicks in by_frame.items():
+            points = [[[[one.x, one.y] for one in clicks]]]
+            labels = [[[int(one.is_positive) for one in clicks]]]
+            processor.add_inputs_to_inference_session(session, frame, number, input_points=points, input_labels=labels)
+    return session
+
+
+def _objects(output: Sam3VideoOutput, session: VideoSession) -> list[FrameObject]:
+    assert session.video_size is not None  # of files it is known
+    found = postprocess_outputs(output, session.video_size)
+    columns = (found["object_ids"], found["labels"], found["scores"], found["boxes"], rle_encode(found["masks"]))
+    return [
+        {"id": int(number), "label": label or CLICKED, "score": float(score), "box": box.tolist(), "mask": mask}
+        for number, label, score, box, mask in zip(*columns, strict=True)
+    ]
