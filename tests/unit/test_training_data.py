@@ -34,7 +34,7 @@ from sam3_hf.training.sampling import (
 # pycocotools' own, with a recent numpy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-PLAIN = ConceptSampler(visual_query=0.0, added_boxes=0.0)
+PLAIN = ConceptSampler(visual_query=0.0, added_boxes=0.0, assumed_absent=())
 
 
 def random_masks(count: int, size: tuple[int, int], seed: int = 0) -> list[np.ndarray]:

@@ -190,7 +190,7 @@ class ConceptSampler:
         if self.assumed_absent is not None:
             named = {*picture.absent, *picture.concepts}
             return [phrase for phrase in self.assumed_absent if phrase not in named]
-        if picture.absent:
+        if picture.absent or not picture.concepts:
             return []
         heads = {_head(phrase) for phrase in picture.concepts}  # "tall person" names a person
         return [phrase for phrase in EVERYDAY_PHRASES if _head(phrase) not in heads]
