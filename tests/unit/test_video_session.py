@@ -275,6 +275,16 @@ def test_masks_and_boxes_point_out_objects(model: Sam3Model, processor: Sam3Proc
     assert [out.frame_idx for out in model.propagate_in_video_iterator(session)] == list(range(NUM_FRAMES))
 
 
+def test_a_stream_takes_its_size_with_given_masks(model: Sam3Model, processor: Sam3Processor) -> None:
+    session = processor.init_video_session()
+    mask = np.zeros((60, 80), dtype=bool)
+    mask[10:30, 5:25] = True
+    processor.add_inputs_to_inference_session(session, 0, obj_ids=1, input_masks=mask, original_size=(60, 80))
+    pixels = processor(images=_frames()[0], return_tensors="pt")["pixel_values"][0]
+    shown = processor.postprocess_outputs(session, model(inference_session=session, frame=pixels))
+    assert shown["masks"].shape == (1, 60, 80)
+
+
 def test_a_tracker_alone_follows_what_is_pointed_out(processor: Sam3Processor) -> None:
     torch.manual_seed(0)
     tracker = Sam3VideoTracker(tiny_config(SIZE).tracker_config).eval()

@@ -374,6 +374,8 @@ class Sam3Processor(PushToHubMixin):
             masks = masks[None] if masks.dim() == 2 else masks
             if masks.dim() != 3 or len(masks) != len(ids):
                 raise ValueError(f"input_masks have shape {tuple(masks.shape)}; expected ({len(ids)}, height, width).")
+            if original_size is not None:
+                _frame_size(inference_session, original_size)
             prompts = [ObjectPrompt(mask=mask > 0) for mask in masks]
         else:
             size = _frame_size(inference_session, original_size)
