@@ -18,20 +18,20 @@ _FOLDER = Path(__file__).with_name("assets") / "sam3-hf-tiny"
 # from here.
 SAMPLE_SCENE = 7  # of the val split: the bundled model was not trained on it
 SAMPLE_PHRASES = ("cyan shape", "red shape")
-SAMPLE_THRESHOLD, SAMPLE_NMS = 0.35, 0.3  # its scores are low, and it finds some objects twice
+SAMPLE_THRESHOLD, SAMPLE_NMS = 0.35, 0.3  # it finds some objects twice
 SAMPLE_NEW_THRESHOLD = 0.45  # in videos, of a detection that starts an object
 
 NOTICE = (
-    "no model given: using the bundled sam3-hf-tiny, a first version. It finds drawn shapes by colour, roughly, often "
-    "twice and with low scores (try --threshold 0.35 --nms 0.3; docs/tiny_model.md); for photos name a model such as "
-    "facebook/sam3."
+    "no model given: using the bundled sam3-hf-tiny, an early version. It finds drawn shapes by colour, texture and "
+    "size, by noun roughly, and often twice (try --threshold 0.35 --nms 0.3; docs/tiny_model.md); for photos name a "
+    "model such as facebook/sam3."
 )
 
 
 def bundled_model() -> str:
     """The directory of `sam3-hf-tiny`, for `from_pretrained`: the whole graph made small, trained for hours on a CPU.
 
-    It is there to try things out, to test and to teach: it finds coloured shapes, roughly, not the objects of photos.
+    It is there to try things out, to test and to teach: it finds drawn shapes, roughly, not the objects of photos.
     What it can and cannot do: docs/tiny_model.md.
 
     Raises:

@@ -30,11 +30,7 @@ __all__ = ["bundled_config", "export", "main"]
 
 # Against the released recipe: boxes count for more, the semantic map and presence for less, and DAC's copies start from
 # noisy true boxes. A released model can wait until its queries have learned to look near their boxes; this one cannot.
-# Classes count for more, but matched queries no more than others in them: with the released factor of 10 it pays to
-# answer an object five times rather than to choose among five queries that look alike.
 LOSSES = {
-    "weight_class": 100.0,
-    "class_positive": 1.0,
     "weight_bbox": 10.0,
     "weight_giou": 4.0,
     "weight_presence": 10.0,
