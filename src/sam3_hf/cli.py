@@ -12,12 +12,12 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .files import written_whole
 from .version import __version__
 
 __all__ = ["main"]
@@ -214,17 +214,6 @@ def _prepare_output(directory: Path, names: Sequence[str], overwrite: bool) -> N
         raise UserError(f"{directory / existing[0]}{more} already there; give --overwrite or another --output")
 
 
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` once the block is through: no reader ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @dataclass
 class _Report:
     """What was found so far, as the COCO file and the table need it."""
@@ -301,7 +290,7 @@ def _segment(arguments: argparse.Namespace) -> int:
         interrupted = True
         _complain(f"interrupted after {len(report.images)} of {len(pictures)} pictures; writing what is done")
     finally:
-        with _written_whole(arguments.output / ANNOTATIONS) as path:
+        with written_whole(arguments.output / ANNOTATIONS) as path:
             path.write_text(json.dumps(report.coco()), encoding="utf-8")
     print(report.table())
     if interrupted:
@@ -326,7 +315,7 @@ def _segment_all(
         try:
             image = Image.fromarray(load_image(picture, "picture").permute(1, 2, 0).contiguous().numpy())
             found = pipe(image, text=text, boxes=boxes, box_labels=box_labels)
-            with _written_whole(arguments.output / name) as path:
+            with written_whole(arguments.output / name) as path:
                 draw_instances(image, found).save(path, format="PNG")
         except PICTURE_ERRORS as error:
             report.failed.append(picture)

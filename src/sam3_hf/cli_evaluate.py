@@ -56,6 +56,7 @@ def _add_model_arguments(group: Any) -> None:
     add("--model", metavar="PATH_OR_ID", help="SAM 3, or a zero-shot detector (default: the small bundled model)")
     add("--peers", type=Path, metavar="PEERS.yaml", help="a list of models to compare, each in a folder of its own")
     add("--prompts", default="text", metavar="HOW", help="text, exemplar, both or interactive:N (default: %(default)s)")
+    add("--nms", type=float, metavar="IOU", help="drop answers whose mask overlaps a better one's by more than this")
     add("--batch-size", type=int, default=1, metavar="N", help="pictures encoded together (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: an accelerator if there is one)")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: the checkpoint's")
@@ -100,6 +101,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--predictions are scored without a model; leave out --model and --peers")
     if arguments.model is not None and arguments.peers is not None:
         raise ValueError("give either --model or --peers")
+    if arguments.nms is not None and (arguments.predictions is not None or not 0 <= arguments.nms <= 1):
+        raise ValueError(f"--nms takes a number from 0 to 1, of a model that is run; got {arguments.nms:g}")
     if arguments.bootstrap < 0 or arguments.bootstrap == 1 or arguments.batch_size < 1:
         raise ValueError("--bootstrap takes 0 or at least 2, --batch-size at least 1")
     if (arguments.output / METRICS).exists() and not arguments.overwrite:
@@ -157,9 +160,10 @@ def _tell(scores: Any, missing: list[str], output: Path) -> None:
 def _run_models(arguments: argparse.Namespace) -> int:
     """Asks one model or several, each in all processes, and scores them in the first."""
     from .evaluation.coco_format import save_json
-    from .evaluation.files import METRICS, save_text
+    from .evaluation.files import METRICS
     from .evaluation.model_runs import end_processes, processes, remove_evaluation, run_model
     from .evaluation.peers import peers_table
+    from .files import write_text_whole
 
     peers = _peers(arguments)
     state = processes(arguments.device)
@@ -190,7 +194,7 @@ def _run_models(arguments: argparse.Namespace) -> int:
             code = _SOME_FAILED if any("could not be read" in kind for kind in found[0].counts) else code
     if state.is_main_process and arguments.peers is not None:
         thresholds = {peer.name: peer.threshold for peer in peers}
-        save_text(peers_table(figures, thresholds), arguments.output / "peers.md")
+        write_text_whole(peers_table(figures, thresholds), arguments.output / "peers.md")
         save_json(figures, arguments.output / METRICS)
         print(f"wrote {arguments.output / 'peers.md'}")
     state.wait_for_everyone()
@@ -236,6 +240,7 @@ def _peers(arguments: argparse.Namespace) -> Any:
         "batch_size": arguments.batch_size,
         "dtype": arguments.dtype,
         "seed": arguments.seed,
+        "nms": arguments.nms,
     }
     if arguments.peers is not None:
         return load_peers(arguments.peers, arguments.threshold, **asked)

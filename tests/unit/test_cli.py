@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from sam3_hf import cli, quickstart
 from sam3_hf.cli import main
 from sam3_hf.configuration import tiny_config
+from sam3_hf.files import written_whole
 from sam3_hf.modeling import Sam3Model
 from sam3_hf.processing import Sam3Processor
 from sam3_hf.version import __version__
@@ -179,7 +180,7 @@ def test_an_interrupt_keeps_what_is_done(
 def test_half_written_files_never_appear(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
-    with pytest.raises(RuntimeError), cli._written_whole(target) as path:
+    with pytest.raises(RuntimeError), written_whole(target) as path:
         path.write_text("ne")
         raise RuntimeError
     assert target.read_text() == "old"

@@ -11,6 +11,7 @@ import torch
 from sam3_hf import Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.demo import Engine, VideoJob, example_clip
 from sam3_hf.demo.following import CLICKED
+from sam3_hf.demo.prompts import ExampleBox, VideoPrompts
 from sam3_hf.demo.timeline import bars, timeline_html
 from sam3_hf.ops.masks import rle_decode
 from sam3_hf.video import VideoRules, open_video, propagate
@@ -119,6 +120,43 @@ def test_boxes_and_clicks_on_frames_are_followed(job: VideoJob) -> None:
     assert result is not None
     labels = {entry["name"] for entry in json.loads(result.tracks.read_text())["categories"]}
     assert {"square", CLICKED} >= labels >= {"square"}
+
+
+def masks_by_frame(job: VideoJob) -> dict[int, dict[int, object]]:
+    """What a whole run finds."""
+    for _ in job.run(SURE):
+        pass
+    return {frame: {one["id"]: one["mask"] for one in job.objects_on(frame)} for frame in range(NUM_FRAMES)}
+
+
+def test_an_object_that_a_phrase_found_is_corrected_and_the_others_stay(job: VideoJob) -> None:
+    job.set_phrases(["square"])
+    before = masks_by_frame(job)
+    frame = max(number for number, found in before.items() if found)
+    number = next(iter(before[frame]))
+    x0, y0, x1, y1 = next(one["box"] for one in job.objects_on(frame) if one["id"] == number)
+    assert job.add_click(frame, (x0 + x1) / 2, (y0 + y1) / 2, is_positive=False, number=number) == number
+    assert not job.prompts.clicks and job.prompts.corrections[number][frame]
+    after = masks_by_frame(job)
+    assert all(before[earlier] == after[earlier] for earlier in range(frame))
+    others = before[frame].keys() - {number}
+    assert all(before[frame][other] == after[frame][other] for other in others)
+    assert before[frame][number] != after[frame].get(number)
+    new = job.add_click(frame, 60, 50)
+    assert new > max(job.spans)  # those that were found keep their numbers
+    assert job.undo() and job.prompts.corrections
+    for _ in job.run(0.5, max_frames=2):  # other objects are looked for, so the numbers mean others
+        pass
+    result = job.result()
+    assert result is not None and "were forgotten" in result.message and not job.prompts.corrections
+
+
+def test_boxes_count_for_the_phrase_that_they_name() -> None:
+    prompts = VideoPrompts(
+        ("square", "dot"), {0: (ExampleBox((0, 0, 9, 9), phrase="dot"),), 2: (ExampleBox((1, 1, 5, 5), False),)}
+    )
+    assert list(prompts.shown("square")) == [2] and list(prompts.shown("dot")) == [0, 2]
+    assert list(prompts.shown(None)) == [0, 2]
 
 
 def test_nothing_is_followed_twice_at_a_time(job: VideoJob) -> None:

@@ -19,7 +19,7 @@ ALLOWED = {"src/sam3_hf/evaluation/coco_ap.py": {"pycocotools"}}  # COCO's AP is
 # are where users find the video session.
 DOORS = {"src/sam3_hf/modeling/following.py", "src/sam3_hf/processing/processor.py"}
 RANKS = {
-    "version": -1,
+    **dict.fromkeys(("version", "files"), -1),
     **dict.fromkeys(("ops", "configuration", "hub"), 0),
     "losses": 1,
     **dict.fromkeys(("modeling", "processing", "data"), 2),

@@ -2,11 +2,9 @@
 
 import io
 import json
-import os
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..files import written_whole
 from ..ops.masks import rle_encode
 from ..version import __version__
 from ..visualization import draw_instances
@@ -48,7 +47,7 @@ def coco(objects: Sequence[FoundObject], size: tuple[int, int], file_name: str =
 
 def write_coco(path: Path, objects: Sequence[FoundObject], size: tuple[int, int]) -> Path:
     """The path of the COCO file, written whole or not at all."""
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         temporary.write_text(json.dumps(coco(objects, size)), encoding="utf-8")
     return path
 
@@ -93,7 +92,7 @@ def _cutout(image: Image.Image, mask: np.ndarray) -> Image.Image:
 
 
 def _write_zip(path: Path, objects: Sequence[FoundObject], pictures: Sequence[Image.Image]) -> Path:
-    with _written_whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for one, picture in zip(objects, pictures, strict=True):
             data = io.BytesIO()
             picture.save(data, format="PNG")
@@ -103,15 +102,3 @@ def _write_zip(path: Path, objects: Sequence[FoundObject], pictures: Sequence[Im
 
 def _file_name(label: str) -> str:
     return re.sub(r"\W+", "_", label).strip("_")[:40] or "object"
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` once the block is through."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

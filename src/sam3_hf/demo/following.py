@@ -1,6 +1,6 @@
 """Follows a video for the demo: plain data in, plain data out, so that it may run in another process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from ..video import (
     flush,
     open_video,
     postprocess_outputs,
+    segment_frame,
     track_frame,
 )
 from ..video.engine import hold_back, prepare
-from .prompts import VideoPrompts
+from .prompts import Click, VideoPrompts
 
 __all__ = ["CLICKED", "FrameObject", "Step", "follow_video"]
 
@@ -74,7 +75,9 @@ def follow_video(
             for frame in frames:
                 if stop_file.exists() or (max_frames is not None and frame.index >= max_frames):
                     break
-                output = track_frame(model, session, frame.index, prepare(session, frame.image))
+                pixels = prepare(session, frame.image)
+                output = track_frame(model, session, frame.index, pixels)
+                _correct(model, processor, session, output, pixels, prompts)
                 output.prompts = session.prompts
                 now = _objects(output, session)
                 due = {one.frame_idx: _objects(one, session) for one in hold_back(session, output)}
@@ -98,20 +101,51 @@ def _session(
     session: VideoSession = processor.init_video_session(frames, device, rules=rules)
     if prompts.phrases:
         processor.add_text_prompt(session, list(prompts.phrases))
-    for frame, boxes in prompts.boxes.items():
-        processor.add_text_prompt(
-            session,
-            prompts.phrases[0] if prompts.phrases else None,
-            frame_idx=frame,
-            input_boxes=[list(one.box) for one in boxes],
-            input_boxes_labels=[int(one.is_positive) for one in boxes],
-        )
+    for phrase in prompts.phrases or (None,):
+        for frame, boxes in prompts.shown(phrase).items():
+            processor.add_text_prompt(
+                session,
+                phrase,
+                frame_idx=frame,
+                input_boxes=[list(one.box) for one in boxes],
+                input_boxes_labels=[int(one.is_positive) for one in boxes],
+            )
     for number, by_frame in prompts.clicks.items():
         for frame, clicks in by_frame.items():
-            points = [[[[one.x, one.y] for one in clicks]]]
-            labels = [[[int(one.is_positive) for one in clicks]]]
-            processor.add_inputs_to_inference_session(session, frame, number, input_points=points, input_labels=labels)
+            _point_out(processor, session, frame, number, clicks)
     return session
+
+
+def _point_out(
+    processor: Sam3Processor, session: VideoSession, frame: int, number: int, clicks: Sequence[Click]
+) -> None:
+    points = [[[[one.x, one.y] for one in clicks]]]
+    labels = [[[int(one.is_positive) for one in clicks]]]
+    processor.add_inputs_to_inference_session(session, frame, number, input_points=points, input_labels=labels)
+
+
+def _correct(
+    model: Any,
+    processor: Sam3Processor,
+    session: VideoSession,
+    output: Sam3VideoOutput,
+    pixels: torch.Tensor,
+    prompts: VideoPrompts,
+) -> None:
+    """Corrects, in `output` and for the frames to come, objects that were found and that users clicked on this frame.
+
+    A click changes the mask that is there, so the object has to be followed to its frame first.
+    """
+    frame = output.frame_idx
+    corrections = {number: by_frame[frame] for number, by_frame in prompts.corrections.items() if frame in by_frame}
+    known = [number for number in corrections if number in session.objects]
+    for number in known:
+        _point_out(processor, session, frame, number, corrections[number])
+    if known:
+        corrected = segment_frame(model, session, frame, pixels)
+        for number in known:
+            mask, concept = corrected.obj_id_to_mask[number][0], corrected.obj_id_to_concept[number]
+            output.add(number, mask, corrected.obj_id_to_score[number], 1.0, concept, by_user=True)
 
 
 def _objects(output: Sam3VideoOutput, session: VideoSession) -> list[FrameObject]:

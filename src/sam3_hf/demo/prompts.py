@@ -59,13 +59,23 @@ class VideoPrompts:
 
     Attributes:
         phrases: looked for on every frame.
-        boxes: by frame, example boxes of the first phrase, or of no phrase where there is none.
+        boxes: by frame, example boxes of the phrases that they name, or of no phrase where there is none.
         clicks: by object number and frame, points on or off an object that the user points out.
+        corrections: likewise, of objects that a phrase has found in the run before.
     """
 
     phrases: tuple[str, ...] = ()
     boxes: Mapping[int, tuple[ExampleBox, ...]] = field(default_factory=dict)
     clicks: Mapping[int, Mapping[int, tuple[Click, ...]]] = field(default_factory=dict)
+    corrections: Mapping[int, Mapping[int, tuple[Click, ...]]] = field(default_factory=dict)
+
+    def shown(self, phrase: str | None) -> dict[int, tuple[ExampleBox, ...]]:
+        """By frame, the example boxes that count for a phrase."""
+        mine = {
+            frame: tuple(box for box in boxes if phrase is None or box.phrase in (None, phrase))
+            for frame, boxes in self.boxes.items()
+        }
+        return {frame: boxes for frame, boxes in mine.items() if boxes}
 
     def __bool__(self) -> bool:
         return bool(self.phrases or self.boxes or self.clicks)

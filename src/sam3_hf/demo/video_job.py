@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,8 @@ class VideoJob:
         self._stop_file = folder / f"stop-{id(self)}"
         self._is_running = threading.Lock()
         self._num_results = 0
+        self._asked: Any = None  # what the last run looked for
+        self.num_forgotten = 0  # corrections of objects, which the last run could not use
 
     @property
     def num_frames(self) -> int:
@@ -87,25 +90,33 @@ class VideoJob:
         """Looks for these phrases from the next run on."""
         self.prompts = replace(self.prompts, phrases=tuple(dict.fromkeys(phrases)))
 
-    def add_box(self, frame: int, box: Sequence[float], is_positive: bool = True) -> None:
-        """Adds an example box on a frame, any two corners in pixels.
+    def add_box(self, frame: int, box: Sequence[float], is_positive: bool = True, phrase: str | None = None) -> None:
+        """Adds an example box on a frame, any two corners in pixels, of a phrase or (None) of all.
 
         Raises:
             ValueError: it covers no pixel of the video.
         """
-        boxes = (*self.prompts.boxes.get(frame, ()), ExampleBox(box_inside(box, self.size), is_positive))
+        boxes = (*self.prompts.boxes.get(frame, ()), ExampleBox(box_inside(box, self.size), is_positive, phrase))
         self._go(replace(self.prompts, boxes={**self.prompts.boxes, frame: boxes}))
 
     def add_click(self, frame: int, x: float, y: float, is_positive: bool = True, number: int | None = None) -> int:
-        """The number of the object that a click points out on a frame: `number` if it is one of these, else a new one.
+        """The number of the object that a click is for.
+
+        With the `number` of an object that was clicked before, the click adds to it; of an object that the last run
+        found on this frame, it corrects that one; else it points out a new object.
 
         Raises:
             ValueError: the point is outside the video, or the first click of an object says what it is not.
         """
         check_point(x, y, self.size)
-        clicks = self.prompts.clicks
+        clicks, corrections = self.prompts.clicks, self.prompts.corrections
+        if number is not None and number not in clicks and frame in self.spans.get(number, {}):
+            made = dict(corrections.get(number, {}))
+            made[frame] = (*made.get(frame, ()), Click(x, y, is_positive))
+            self._go(replace(self.prompts, corrections={**corrections, number: made}))
+            return number
         if number is None or number not in clicks:
-            number = max(clicks, default=-1) + 1
+            number = max((*clicks, *self.spans), default=-1) + 1  # those that were found keep their numbers
         mine = dict(clicks.get(number, {}))
         if not is_positive and not mine:
             raise ValueError("The first click on an object has to be on it (+); after it, minus clicks cut off.")
@@ -156,6 +167,7 @@ class VideoJob:
         try:
             self._stop_file.unlink(missing_ok=True)
             self._found, self.spans = {}, {}
+            self._forget_corrections(threshold, new_threshold)
             rules = VideoRules(threshold, max(threshold, new_threshold or 0.0), max_objects=MAX_OBJECTS)
             total = self.frames.num_frames
             total = max_frames if total is None else min(total, max_frames or total)
@@ -168,6 +180,14 @@ class VideoJob:
         finally:
             self._stop_file.unlink(missing_ok=True)
             self._is_running.release()
+
+    def _forget_corrections(self, *scores: float | None) -> None:
+        """Drops corrections where other objects are looked for than in the run that they belong to."""
+        asked = (self.prompts.phrases, self.prompts.boxes, scores)
+        self.num_forgotten = len(self.prompts.corrections) if asked != self._asked else 0
+        if self.num_forgotten:
+            self.prompts = replace(self.prompts, corrections={})
+        self._asked = asked
 
     def _take(self, step: Step) -> None:
         if step.frame is not None:
@@ -223,9 +243,12 @@ class VideoJob:
         done, total = len(self._found), self.frames.num_frames
         labels = {one["id"]: one["label"] for objects in self._found.values() for one in objects}
         counts = ", ".join(f"{list(labels.values()).count(label)} of “{label}”" for label in self._labels())
+        forgotten = ""
+        if self.num_forgotten:
+            forgotten = " Clicks on objects found before were forgotten, because something else is looked for now."
         if total is not None and done < total:
-            return f"Stopped after {done} of {total} frames; what was found until there is kept: {counts}."
-        return f"Done: {done} frames; {counts}."
+            return f"Stopped after {done} of {total} frames; what was found until there is kept: {counts}.{forgotten}"
+        return f"Done: {done} frames; {counts}.{forgotten}"
 
 
 def _opened(path: Path) -> FrameSource:

@@ -43,7 +43,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model and how it is asked; `phrases_at_once` is for zero-shot detectors."""
+    """A model and how it is asked; `phrases_at_once` is for zero-shot detectors, `nms` (an IoU) for SAM 3."""
 
     model: str
     prompts: str = "text"
@@ -51,6 +51,7 @@ class ModelSpec:
     batch_size: int = 1
     dtype: str = "auto"
     seed: int = 0
+    nms: float | None = None
 
 
 class Asker(Protocol):
@@ -68,7 +69,7 @@ class Sam3Asker:
 
     def __init__(self, spec: ModelSpec, device: Any) -> None:
         self.prompts = Prompts.parse(spec.prompts)
-        self.batch_size, self.seed = spec.batch_size, spec.seed
+        self.batch_size, self.seed, self.nms = spec.batch_size, spec.seed, spec.nms
         self.model = AutoConceptModel.from_pretrained(spec.model, dtype=spec.dtype).eval().to(device)
         self.processor = Sam3Processor(size=self.model.config.image_size)
 
@@ -83,6 +84,7 @@ class Sam3Asker:
             prompt=self.prompts.kind,
             interactive=self.prompts.rounds,
             seed=self.seed,
+            nms_threshold=self.nms,
         )
         for prediction, _ in pairs:
             yield prediction
@@ -101,6 +103,8 @@ class DetectorAsker:
     def __init__(self, spec: ModelSpec, device: Any) -> None:
         if Prompts.parse(spec.prompts) != Prompts("text"):
             raise ValueError(f"{spec.model} is a zero-shot detector: it takes --prompts text, not {spec.prompts!r}.")
+        if spec.nms is not None:
+            raise ValueError(f"{spec.model} is a zero-shot detector: it finds boxes, and --nms compares masks.")
         self.detector = ZeroShotDetector(spec.model, device, spec.dtype, spec.phrases_at_once)
 
     def predict(self, examples: Iterable[ConceptExample], phrases: Phrases) -> Iterator[ConceptPrediction]:

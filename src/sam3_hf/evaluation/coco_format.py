@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import write_text_whole
 from ..ops.masks import rle_decode
 from .predictions import ConceptPrediction, ConceptTarget, PairKey
 
@@ -106,11 +107,7 @@ def load_predictions(
 
 def save_json(data: Any, path: str | os.PathLike[str]) -> None:
     """Writes `data` to `path`, whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".part")
-    temporary.write_text(json.dumps(data), encoding="utf-8")
-    os.replace(temporary, target)
+    write_text_whole(json.dumps(data), path)
 
 
 def _load(path: Any) -> Any:

@@ -223,11 +223,16 @@ class ConceptMetrics:
 
 
 def predictions_of_outputs(
-    outputs: Any, targets: Sequence[ConceptTarget], min_score: float = 0.01, max_detections: int = 100
+    outputs: Any,
+    targets: Sequence[ConceptTarget],
+    min_score: float = 0.01,
+    max_detections: int = 100,
+    nms_threshold: float | None = None,
 ) -> list[ConceptPrediction]:
     """What the model found for each row, best first, at the size of that row's target.
 
     Answers that score above `min_score`, at most `max_detections`. Masks are left out where the target has boxes alone.
+    `nms_threshold` drops those whose mask overlaps a better one's by more than this IoU.
     """
     if len(targets) != len(outputs.pred_logits):
         raise ValueError(
@@ -243,7 +248,12 @@ def predictions_of_outputs(
             ]
         else:
             found = post_process_instance_segmentation(
-                one, min_score, target_sizes=[target.size], top_k=max_detections, mask_format="rle"
+                one,
+                min_score,
+                target_sizes=[target.size],
+                nms_threshold=nms_threshold,
+                top_k=max_detections,
+                mask_format="rle",
             )[0]
         predictions.append(
             ConceptPrediction(

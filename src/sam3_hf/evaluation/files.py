@@ -2,11 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text_whole
 from .annotations import AnnotatedPairs
 from .coco_format import save_json
 from .contact_sheet import select_cases
@@ -16,7 +16,7 @@ from .report import report_sections, to_html, to_markdown
 from .results import Results
 from .scoring import Scores
 
-__all__ = ["FILES", "METRICS", "save_text", "write_evaluation"]
+__all__ = ["FILES", "METRICS", "write_evaluation"]
 
 METRICS = "metrics.json"
 FILES = (METRICS, "per_phrase.csv", "report.md", "report.html", "cases.png", *(file for _, file in PLOTS))
@@ -38,18 +38,11 @@ def write_evaluation(
     cases = select_cases(scores, annotated, results, images)
     pictures, missing = draw_plots(scores, folder, cases)
     sections = report_sections(scores, pictures, missing)
-    save_text(to_markdown(sections), folder / "report.md")
-    save_text(to_html(sections), folder / "report.html")
-    save_text(_table(scores.phrases, "phrase"), folder / "per_phrase.csv")
+    write_text_whole(to_markdown(sections), folder / "report.md")
+    write_text_whole(to_html(sections), folder / "report.html")
+    write_text_whole(_table(scores.phrases, "phrase"), folder / "per_phrase.csv")
     save_json(scores.as_json() | {"evaluated": dict(about or {})}, folder / METRICS)
     return missing
-
-
-def save_text(text: str, path: Path) -> None:
-    """Writes `text` to `path`, whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _table(groups: Mapping[str, Mapping[str, float]], first: str) -> str:

@@ -12,7 +12,15 @@ from .report import Section, to_markdown
 
 __all__ = ["Peer", "load_peers", "peers_table"]
 
-_SETTINGS = {"model": str, "name": str, "prompts": str, "threshold": float, "phrases_at_once": int, "batch_size": int}
+_SETTINGS = {
+    "model": str,
+    "name": str,
+    "prompts": str,
+    "threshold": float,
+    "nms": float,
+    "phrases_at_once": int,
+    "batch_size": int,
+}
 _FIGURES = (
     "cgF1",
     "positive_micro_F1",

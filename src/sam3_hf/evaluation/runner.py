@@ -6,7 +6,7 @@ the picture and then thresholded.  So the figures are those of what a user gets.
 
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -103,6 +103,7 @@ def evaluate_model(
     max_absent: int | None = None,
     seed: int = 0,
     rows_at_once: int = 8,
+    nms_threshold: float | None = None,
     metrics: ConceptMetrics | None = None,
     detailed: bool = False,
     distributed: bool = False,
@@ -122,6 +123,7 @@ def evaluate_model(
         choose: makes the corrections in place of `add_correction`.
         max_absent: at most that many absent phrases of each picture, drawn with `seed`.
         rows_at_once: picture-phrase pairs that run together; bounds memory, does not change results.
+        nms_threshold: drop answers whose mask overlaps a better one's of the same phrase by more than this IoU.
         metrics: to be filled and kept, for its predictions or other settings; it overrides `threshold`.
         detailed: all figures that the reference's evaluator prints.
         distributed: every process of `torch.distributed` calls this with the same examples and does its share.
@@ -145,6 +147,7 @@ def evaluate_model(
         max_absent=max_absent,
         seed=seed,
         rows_at_once=rows_at_once,
+        nms_threshold=nms_threshold,
         min_score=metrics.least_score,
         max_detections=metrics.max_detections,
     )
@@ -169,6 +172,7 @@ def predict_examples(
     max_absent: int | None = None,
     seed: int = 0,
     rows_at_once: int = 8,
+    nms_threshold: float | None = None,
     min_score: float = 0.01,
     max_detections: int = 100,
 ) -> Iterator[tuple[ConceptPrediction, ConceptTarget]]:
@@ -190,7 +194,8 @@ def predict_examples(
             if prompt == "exemplar" and first is not None:  # a picture may show no object large enough
                 targets = [row for row in targets if len(first(row[1], None, Exemplars.none()).boxes)]
             if targets:
-                found = _Asker(model, processor, group, prompt != "exemplar", min_score, max_detections)
+                kept = {"min_score": min_score, "max_detections": max_detections, "nms_threshold": nms_threshold}
+                found = _Asker(model, processor, group, prompt != "exemplar", kept)
                 for start in range(0, len(targets), rows_at_once):
                     yield from found.ask(targets[start : start + rows_at_once], choosers)
     finally:
@@ -206,11 +211,10 @@ class _Asker:
         processor: Any,
         group: Sequence[ConceptExample],
         with_text: bool,
-        min_score: float,
-        max_detections: int,
+        kept: Mapping[str, Any],
     ) -> None:
         self.model, self.processor, self.with_text = model, processor, with_text
-        self.min_score, self.max_detections = min_score, max_detections
+        self.kept = kept  # arguments of `predictions_of_outputs`
         inputs = processor(images=[example.image for example in group])
         for example, size in zip(group, inputs["original_sizes"].tolist(), strict=True):
             if tuple(size) != tuple(example.size):
@@ -252,7 +256,7 @@ class _Asker:
         inputs["image_ids"] = torch.tensor([index for index, _ in rows])
         inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
         outputs = self.model(vision_embeds=self.vision, **inputs)
-        return predictions_of_outputs(outputs, targets, self.min_score, self.max_detections)
+        return predictions_of_outputs(outputs, targets, **self.kept)
 
 
 def _phrases(

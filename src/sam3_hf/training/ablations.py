@@ -25,10 +25,8 @@ from ..modeling import Sam3Detector, Sam3Model
 from ..modeling.layers import multiplies_fast
 from ..processing import Sam3Processor
 from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches
-from .bundled_stages import rate
+from .bundled_stages import muon_and_adam, rate
 from .collator import ConceptCollator, ConceptDataset
-from .muon import Muon, split_matrices
-from .recipes import parameter_groups
 from .sampling import ConceptSampler
 
 __all__ = ["CONDITIONS", "Condition", "main", "train_condition"]
@@ -75,10 +73,7 @@ def train_condition(condition: Condition, seed: int, options: argparse.Namespace
     scenes = SceneDataset(NUM_SCENES, "train", image_size=size, max_objects=options.max_objects)
     data = Mixture({"scenes": ConceptDataset(scenes, sampler, None, seed=seed)}, {"scenes": 1}, PICTURES_AN_EPOCH, seed)
     stream = batches(data, ConceptCollator(Sam3Processor(size=size)), options.batch_size, 0, options.workers)
-    matrices, rest = split_matrices(detector, parameter_groups(detector, options.learning_rate, 0.05, 1.0, 1.0, 1.0))
-    for group in matrices:
-        group["lr"] = options.matrix_rate
-    optimizers = [Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.98))]
+    optimizers = muon_and_adam(detector, options.learning_rate, options.matrix_rate)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [group["lr"] for group in groups]
     detector.train()

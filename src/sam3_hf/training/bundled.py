@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..configuration import Sam3Config
+from ..files import written_whole
 from ..modeling import Sam3Model
 from ..modeling.layers import multiplies_fast
 from ..processing import Sam3Processor
@@ -38,6 +39,8 @@ LOSSES = {
     "weight_semantic_dice": 10.0,
     "weight_o2m": 1.0,
     "denoise": 2,
+    "weight_class": 50.0,
+    "class_positive": 3.0,
 }
 
 
@@ -90,9 +93,8 @@ def export(model: Sam3Model, folder: Path) -> None:
     model.save_pretrained(folder)
     Sam3Processor(size=model.config.image_size).save_pretrained(folder)
     weights = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
-    partial = folder / "model.safetensors.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
+    with written_whole(folder / "model.safetensors") as partial:
+        save_file(weights, partial, metadata={"format": "pt"})
 
 
 def train(options: argparse.Namespace) -> None:
@@ -152,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--minutes", type=float, default=100, help="of the detector's training (0: none)")
     add("--name-minutes", type=float, default=0, help="of the stage before: shapes, colours, ... by name (0: none)")
     add("--name-weight", type=float, default=2.0, help="of names beside the detector's loss")
+    add("--outline-weight", type=float, default=5.0, help="of outlines beside the detector's loss")
     add("--word-minutes", type=float, default=0, help="of the stage before: what words mean (0: none)")
     add("--steps", type=int, default=0, help="of each stage that is asked for, in place of its minutes")
     add("--click-minutes", type=float, default=10, help="of the stage after it: clicks, on the frozen vision tower")

@@ -57,7 +57,7 @@ def training_data(
     """What the bundled model is trained on: scenes, and the photo sets of `folder` that have a share."""
 
     def sampler(assumed_absent: Sequence[str] = ()) -> ConceptSampler:
-        return ConceptSampler(positives=2, random_negatives=1, hard_negatives=1, assumed_absent=assumed_absent)
+        return ConceptSampler(positives=2, random_negatives=0, hard_negatives=1, assumed_absent=assumed_absent)
 
     scenes = SceneDataset(NUM_SCENES, "train", image_size=image_size, max_objects=max_objects)
     sources = {"scenes": ConceptDataset(scenes, sampler(), None, seed=seed)}
@@ -85,9 +85,9 @@ def batches(
         epoch += 1
 
 
-def named_batches(detector: Sam3Detector, options: argparse.Namespace, max_objects: int, seed: int) -> Iterator[Any]:
+def named_batches(detector: Sam3Detector, options: argparse.Namespace, seed: int) -> Iterator[Any]:
     """Batches without end of pixels and the names of their cells."""
-    scenes = SceneDataset(NUM_SCENES, "train", image_size=options.image_size, max_objects=max_objects)
+    scenes = SceneDataset(NUM_SCENES, "train", image_size=options.image_size, max_objects=8)
     side = detector.config.vision_config.backbone_config.grid_size
     loader = DataLoader(
         NamedScenes(scenes, side, seed), options.batch_size, num_workers=options.workers, drop_last=True

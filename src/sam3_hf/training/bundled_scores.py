@@ -8,7 +8,6 @@ Concept scenes of the val split and of compositions never trained, and the val s
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 from ..data import SceneDataset
 from ..evaluation import ConceptMetrics, evaluate_model
+from ..files import write_text_whole
 from ..modeling import AutoConceptModel
 from ..processing import Sam3Processor
 from .datasets import load_coco
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--pictures", type=int, default=200, help="at most, of each set")
     add("--prompts", nargs="+", choices=PROMPTS, default=list(PROMPTS))
     add("--sets", nargs="+", help="names of the sets (default: all)")
+    add("--nms", type=float, help="drop answers whose mask overlaps a better one's by more than this IoU")
     add("--output", type=Path)
     options = parser.parse_args(arguments)
     model = AutoConceptModel.from_pretrained(options.model).eval()
@@ -73,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.sets and name not in options.sets:
             continue
         for prompt in options.prompts:
-            figures = found.setdefault(name, {})[prompt] = scores(model, processor, examples, **PROMPTS[prompt])
+            figures = found.setdefault(name, {})[prompt] = scores(
+                model, processor, examples, nms_threshold=options.nms, **PROMPTS[prompt]
+            )
             cells = " | ".join(f"{figures[figure]:.3f}" if figure in figures else "-" for figure in FIGURES)
             print(f"| {name} | {prompt} | {cells} |", flush=True)
     if options.output:
-        partial = options.output.with_suffix(".partial")
-        partial.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        os.replace(partial, options.output)
+        write_text_whole(json.dumps(found, indent=1), options.output)
 
 
 if __name__ == "__main__":

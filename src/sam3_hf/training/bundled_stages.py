@@ -5,7 +5,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import SceneDataset
+from ..files import written_whole
 from ..modeling import Sam3Detector, Sam3Model
 from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches, named_batches
 from .clicks import click_loss, drawn_objects
 from .collator import ConceptCollator, ConceptDataset
 from .ema import ExponentialMovingAverage
+from .lessons import LessonCollator, Lessons
 from .muon import Muon, split_matrices
 from .naming import NamingTrainer
 from .recipes import parameter_groups
@@ -26,7 +27,16 @@ from .sampling import ConceptSampler
 from .tracking import ClipCollator, ClipDataset
 from .words import TellingScenes, WordTrainer, cell_coverage
 
-__all__ = ["Run", "rate", "train_clicks", "train_clips", "train_detector", "train_names", "train_words"]
+__all__ = [
+    "Run",
+    "muon_and_adam",
+    "rate",
+    "train_clicks",
+    "train_clips",
+    "train_detector",
+    "train_names",
+    "train_words",
+]
 
 OBJECTS_CLICKED = 6  # of each picture
 
@@ -35,6 +45,15 @@ def rate(progress: float, step: int, least: float, warmup: int = 100) -> float:
     """Factor of the learning rate: linear warm-up, then a cosine down to `least`."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return min(1.0, (step + 1) / warmup) * (least + (1 - least) * cosine)
+
+
+def muon_and_adam(model: nn.Module, learning_rate: float, matrix_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the weight matrices, AdamW for all other parameters that take gradients."""
+    groups = parameter_groups(model, learning_rate, 0.05, vision_lr_scale=1.0, text_lr_scale=1.0, layer_decay=1.0)
+    matrices, rest = split_matrices(model, groups)
+    for group in matrices:
+        group["lr"] = matrix_rate
+    return [Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.98))]
 
 
 class Run:
@@ -51,13 +70,7 @@ class Run:
         self.name, self.model, self.budget, self.options = name, model, budget, options
         self.rank, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.device = next(model.parameters()).device
-        groups = parameter_groups(
-            model, options.learning_rate, 0.05, vision_lr_scale=1.0, text_lr_scale=1.0, layer_decay=1.0
-        )
-        matrices, rest = split_matrices(model, groups)
-        for group in matrices:
-            group["lr"] = options.matrix_rate
-        self.optimizers = [Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.98))]
+        self.optimizers = muon_and_adam(model, options.learning_rate, options.matrix_rate)
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
         self.average = ExponentialMovingAverage(model, options.ema)
@@ -83,9 +96,8 @@ class Run:
         state: dict[str, Any] = {"model": self.model.state_dict()}
         state |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
         state |= {"average": self.average.average, "step": self.step, "seconds": self.seconds}
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with written_whole(self.checkpoint) as partial:
+            torch.save(state, partial)
         self.saved = time.monotonic()
 
     def begin_step(self) -> bool:
@@ -131,6 +143,7 @@ class Run:
                 "seconds",
                 "loss",
                 "loss_shape",
+                "loss_outline",
                 "loss_mask",
                 "loss_dice",
                 "loss_giou",
@@ -138,20 +151,6 @@ class Run:
                 "loss_presence",
             )
             print(self.name, {name: line[name] for name in shown if name in line}, flush=True)
-
-
-class Lessons(nn.Module):
-    """A detector's loss on phrases and, beside it, on names (`naming`), as one module for several processes."""
-
-    def __init__(self, detector: Sam3Detector, naming: NamingTrainer, weight: float) -> None:
-        super().__init__()
-        self.detector, self.naming, self.weight = detector, naming, weight
-
-    def forward(self, batch: dict[str, Any], labels: Any, named: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of both losses, and their terms."""
-        answer = self.detector(**batch, labels=labels)  # normalised by the mean counts over processes
-        loss, terms = self.naming(*named)
-        return answer.loss + self.weight * loss, answer.loss_dict | terms
 
 
 def train_names(detector: Sam3Detector, tokenizer: Any, options: argparse.Namespace, seed: int) -> None:
@@ -162,7 +161,7 @@ def train_names(detector: Sam3Detector, tokenizer: Any, options: argparse.Namesp
     trained: torch.nn.Module = naming
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(naming, find_unused_parameters=True)
-    stream = named_batches(detector, options, 8, seed + 1000 * run.step)
+    stream = named_batches(detector, options, seed + 1000 * run.step)
     while run.begin_step():
         named = [part.to(run.device) for part in next(stream)]
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
@@ -205,21 +204,20 @@ def train_detector(
 ) -> None:
     """Trains the concept half; leaves the average of its weights in it."""
     detector.set_attn_implementation("eager")  # on a CPU in bfloat16, twice as fast as the fused one backwards
-    lessons = Lessons(detector, NamingTrainer(detector, collator.processor.tokenizer), options.name_weight).train()
+    naming = NamingTrainer(detector, collator.processor.tokenizer)
+    lessons = Lessons(detector, naming, options.name_weight, options.outline_weight).train()
     run = Run("detector", lessons, options.steps or options.minutes, options)
     trained: torch.nn.Module = lessons
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(lessons, find_unused_parameters=True)
+    collator = LessonCollator(collator.processor)
     stream = batches(data, collator, options.batch_size, run.step * options.batch_size // len(data), options.workers)
-    seed = data.seed + 1_000_000 + 1000 * run.step
-    names = named_batches(detector, options, options.max_objects, seed)
     while run.begin_step():
         batch = next(stream)
         labels = batch.pop("labels")
         inputs = {name: value.to(run.device) for name, value in batch.items()}
-        named = [part.to(run.device) for part in next(names)]
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            loss, terms = trained(inputs, labels, named)
+            loss, terms = trained(inputs, labels)
         run.end_step(loss, terms)
     run.save()
     run.average.copy_to(lessons)

@@ -5,6 +5,7 @@ from all shapes, all colours, all textures and both sizes at once, by the likene
 words' features, for the price of the vision tower alone. Which is what matching a phrase with a picture starts from.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..modeling import Sam3Detector
 from ..processing.images import normalize_pixels
 from ..processing.tokenization import tokenize_phrases
 
-__all__ = ["GROUPS", "NAMES", "NamedScenes", "NamingTrainer", "named_objects"]
+__all__ = ["GROUPS", "NAMES", "NamedScenes", "NamingTrainer", "name_numbers", "named_objects"]
 
 GROUPS = ("shape", "colour", "texture", "size")
 # An object has one name of each group; objects of medium size have none for their size.
@@ -36,14 +37,20 @@ def named_objects(scene: ConceptExample, side: int, most: int) -> tuple[Tensor, 
 
     Names that an object does not have, and those of the places beyond the last object, are -100.
     """
-    coverage, names = torch.zeros(most, side * side), torch.full((most, len(NAMES)), _NAMELESS)
+    coverage = torch.zeros(most, side * side)
     if scene.masks:
         masks = torch.stack([torch.as_tensor(mask) for mask in scene.masks]).float()
         coverage[: len(masks)] = F.adaptive_avg_pool2d(masks, side).flatten(1)
+    return coverage, name_numbers(scene.concepts, most)
+
+
+def name_numbers(concepts: Mapping[str, Sequence[int]], most: int) -> Tensor:
+    """The numbers (most, groups) of the first objects' names; -100 for a name that an object does not have."""
+    names = torch.full((most, len(NAMES)), _NAMELESS)
     for group, words in enumerate(NAMES):
         for number, name in enumerate(words):
-            names[list(scene.concepts.get(name, ())), group] = number
-    return coverage, names
+            names[[index for index in concepts.get(name, ()) if index < most], group] = number
+    return names
 
 
 class NamedScenes(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -89,6 +96,10 @@ class NamingTrainer(nn.Module):
         """
         tower = self.detector.vision_encoder
         coarse = tower.neck.fpn_layers[2](tower.backbone(pixel_values).permute(0, 3, 1, 2))  # the finer maps can wait
+        return self.told_apart(coarse, coverage, names)
+
+    def told_apart(self, coarse: Tensor, coverage: Tensor, names: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """`forward` of the neck's coarsest map (num_images, channels, side, side)."""
         cells = coarse.flatten(2).transpose(1, 2).float()
         objects = coverage @ cells / coverage.sum(-1, keepdim=True).clamp(min=1e-6)
         share, owner = coverage.max(1)

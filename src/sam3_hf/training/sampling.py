@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..files import write_text_whole
 from ..processing.rows import VISUAL_PHRASE
 from .pictures import Picture
 
@@ -94,11 +95,7 @@ class MinedNegatives:
         """Writes the JSON file, whole or not at all."""
         if self.path is None:
             raise ValueError("these mined negatives have no path; make them with MinedNegatives('mined.json').")
-        path = Path(self.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(self.phrases, ensure_ascii=False, indent=0), encoding="utf-8")
-        os.replace(partial, path)
+        write_text_whole(json.dumps(self.phrases, ensure_ascii=False, indent=0), self.path)
 
     def refresh(self) -> None:
         """Reads the file again if it is newer than what is stored."""

@@ -4,12 +4,12 @@ import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files import written_whole
 from .frames import FrameSource
 from .memory_bank import FrameMemory, MemoryBank
 from .outputs import Sam3VideoOutput
@@ -312,13 +312,8 @@ class VideoSession:
                 for found in self.objects.values()
             ],
         }
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
+        with written_whole(path) as partial:
             torch.save(state, partial)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(

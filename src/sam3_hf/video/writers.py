@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..files import written_whole
 from ..ops.masks import checked_runs
 from ..visualization import draw_instances
 from .video_file import import_av
@@ -39,17 +40,6 @@ _BYTES_PER_MASK = 500  # of Python objects about one mask, beside its counts
 
 _HEADER, _FRAME = b'{"header": ', b'{"frame": '
 _FRAME_LINE = re.compile(rb'\{"frame": (\d+), "objects": \[.*\]\}\n')
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` once the block is through, and is gone if it fails."""
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---- an annotated video ----
@@ -395,9 +385,7 @@ def write_youtube_vis(
         "length": length,
     }
     listed = [{"id": number, "name": phrase} for phrase, number in phrases.items()]
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _written_whole(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(f'{{"videos": {json.dumps([video])}, "categories": {json.dumps(listed)}, "annotations": [')
         number = 0
         for group in _groups(tracks):
@@ -430,9 +418,7 @@ def write_mots(
     """
     tracks = _tracks(journal)
     phrases = _category_ids(categories, [track.label for track in tracks.values()])
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _written_whole(target) as temporary, open(temporary, "w", encoding="ascii") as file:
+    with written_whole(path) as temporary, open(temporary, "w", encoding="ascii") as file:
         for frame_index, objects in journal:
             for entry in objects:
                 height, width = entry["mask"]["size"]

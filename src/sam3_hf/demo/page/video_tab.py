@@ -19,6 +19,7 @@ from .stage import drawn_box, pointed_at, save_shown, stage, staged
 
 __all__ = ["VideoTab"]
 
+_EVERY = "every phrase"
 MAX_FRAMES = 600  # of one run: a page is no place for hours; `sam3-hf video` is
 
 Updates = dict[Any, Any]
@@ -38,7 +39,7 @@ class VideoTab(Tab):
         self._lay_out_results()
         self.shown = [
             self.status, self.uploader, self.stage, self.frame, self.other, self.example, self.undo, self.run,
-            self.phrases,
+            self.phrases, self.box_phrase,
         ]  # fmt: skip
         self.running = [
             self.status, self.run, self.stop, self.progress, self.preview, self.timeline, self.video, self.files,
@@ -71,6 +72,9 @@ class VideoTab(Tab):
             lines=1,
             max_lines=5,
             elem_id="s3-video-phrases",
+        )
+        self.box_phrase = gr.Dropdown(
+            [_EVERY], value=_EVERY, label="Boxes count for", visible=False, elem_id="s3-video-box-phrase"
         )
         with gr.Row():
             self.run = gr.Button("Follow", variant="primary", elem_id="s3-follow")
@@ -107,7 +111,8 @@ class VideoTab(Tab):
         self.other.click(self.on_other, None, **plain)
         self.undo.click(self.on_undo, [self.frame], **plain)
         self.frame.release(self.on_frame, [self.frame], **plain)
-        self.stage.drawn(self.on_drawn, [self.frame], **plain)
+        self.stage.drawn(self.on_drawn, [self.frame, self.box_phrase], **plain)
+        self.phrases.change(self.on_phrases, [self.phrases], [self.box_phrase], api_visibility="private", queue=False)
         self.stage.pointed(self.on_pointed, [self.frame], **plain)
         gr.on(
             [self.run.click, self.phrases.submit],
@@ -152,11 +157,11 @@ class VideoTab(Tab):
         return self._show(visitor, int(frame), None) if visitor.video else self._forgotten()
 
     @guarded
-    def on_drawn(self, frame: float, request: gr.Request, event: gr.EventData) -> Updates:
+    def on_drawn(self, frame: float, phrase: str | None, request: gr.Request, event: gr.EventData) -> Updates:
         visitor = self.behind.visitor(request)
         if visitor.video is None:
             return self._forgotten()
-        visitor.video.add_box(int(frame), *drawn_box(event))
+        visitor.video.add_box(int(frame), *drawn_box(event), None if phrase == _EVERY else phrase)
         return self._show(visitor, int(frame), "Example box added; press Follow.")
 
     @guarded
@@ -165,7 +170,9 @@ class VideoTab(Tab):
         if visitor.video is None:
             return self._forgotten()
         number = visitor.video.add_click(int(frame), *pointed_at(event))
-        told = f"Click for object {number} added; Escape on the picture starts another object. Press Follow."
+        is_found = number not in visitor.video.prompts.clicks
+        what = f"Correction of object {number}" if is_found else f"Click for object {number}"
+        told = f"{what} added; Escape on the picture starts another object. Press Follow."
         return self._show(visitor, int(frame), told, selected=number)
 
     @guarded
@@ -175,6 +182,14 @@ class VideoTab(Tab):
             return self._forgotten()
         visitor.video.undo()
         return self._show(visitor, int(frame), "Took the last step back.")
+
+    def on_phrases(self, text: str) -> Updates:
+        """Offers the phrases for boxes, where there are several."""
+        try:
+            phrases = parse_phrases(text)
+        except ValueError:  # too many; "Follow" will say so
+            return {}
+        return {self.box_phrase: gr.Dropdown(choices=[_EVERY, *phrases], value=_EVERY, visible=len(phrases) > 1)}
 
     def on_other(self, request: gr.Request) -> Updates:
         self.behind.visitor(request).take_video(None)
@@ -292,7 +307,7 @@ class VideoTab(Tab):
             ],
             "clicks": [
                 {"x": one.x, "y": one.y, "positive": one.is_positive, "number": number}
-                for number, by_frame in prompts.clicks.items()
+                for number, by_frame in (*prompts.clicks.items(), *prompts.corrections.items())
                 for one in by_frame.get(frame, ())
             ],
         }
