@@ -54,6 +54,7 @@ setup(
         "scipy>=1.11",
         "tokenizers>=0.22",
         "tqdm>=4.66",
+        "typing-extensions>=4.5",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["sam3-hf=sam3_hf.cli:main"]},

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 
-from sam3_hf import Sam3Model, Sam3Processor
+from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import concept_scene
 from sam3_hf.training.bundled import bundled_config, main
+from sam3_hf.training.bundled_scores import main as scores_main
 
 RECIPE = ["--image-size", "112", "--batch-size", "2", "--workers", "0", "--log-every", "1", "--no-bf16"]
 
@@ -38,3 +40,18 @@ def test_the_model_would_fit_into_25_megabytes() -> None:
     with torch.device("meta"):
         model = Sam3Model(bundled_config())
     assert 2 * sum(tensor.numel() for tensor in model.state_dict().values()) < 25e6
+
+
+def test_scores_make_a_page_with_every_round_of_corrections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    Sam3Detector(tiny_config(112).detector_config).save_pretrained(tmp_path / "model")
+    page, file = tmp_path / "results.md", tmp_path / "scores.json"
+    given = [str(tmp_path / "model"), "--pictures", "2", "--sets", "unseen", "--page", str(page), "--output", str(file)]
+    scores_main(given)
+    found = json.loads(file.read_text("utf-8"))
+    assert list(found) == ["unseen"]
+    assert list(found["unseen"]) == ["exemplar", "both", *(f"text + {number}" for number in range(5))]
+    told = page.read_text("utf-8")
+    assert f"bundled_scores {' '.join(given)}" in told
+    assert all(line in told for line in capsys.readouterr().out.splitlines())
+    assert f"| unseen | both | {found['unseen']['both']['cgF1']:.3f} |" in told

@@ -21,6 +21,7 @@ from sam3_hf.evaluation import (
     add_correction,
     evaluate_model,
     predict_examples,
+    predict_rounds,
     true_boxes,
 )
 
@@ -240,6 +241,18 @@ def test_figures_are_those_of_the_pipeline(model: Sam3Detector, processor: Sam3P
     figures = evaluate_model(model, processor, truth, metrics=metrics, progress=False)
     assert figures["num_positive_pairs"] > 0
     assert figures["pmF1"] == pytest.approx(1.0, abs=1e-3) and figures["IL_FPR"] == 0.0
+
+
+def test_suppression_and_rounds_are_those_of_single_calls(model: Sam3Detector, processor: Sam3Processor) -> None:
+    pipe = ConceptSegmentationPipeline(model, processor)
+    for answer, target in predict_examples(model, processor, examples(1), nms_threshold=0.3):
+        found = pipe(examples(1)[0].image, text=target.phrase, threshold=0.01, nms_threshold=0.3, top_k=100)
+        assert len(answer) == len(found) < 12  # queries
+    rounds = [answers for answers, _ in predict_rounds(model, processor, examples(), interactive=2)]
+    for number in range(3):
+        alone = [answer for answer, _ in predict_examples(model, processor, examples(), interactive=number)]
+        for answers, answer in zip(rounds, alone, strict=True):
+            np.testing.assert_allclose(answers[number].scores, answer.scores, atol=1e-5)
 
 
 def test_each_picture_is_encoded_once_and_grouping_changes_nothing(

@@ -23,7 +23,16 @@ from .j_and_f import davis_folder, j_and_f
 from .lvis_ap import lvis_ap
 from .predictions import ConceptPrediction, ConceptTarget, target_of_example, target_of_label
 from .results import Results, load_results
-from .runner import ExemplarChooser, Exemplars, add_correction, evaluate_model, predict_examples, true_boxes
+from .runner import (
+    Asking,
+    ExemplarChooser,
+    Exemplars,
+    add_correction,
+    evaluate_model,
+    predict_examples,
+    predict_rounds,
+    true_boxes,
+)
 from .scoring import Scores, ScoreSettings, score_results
 from .survival import identity_survival
 from .teta import teta
@@ -44,6 +53,7 @@ __all__ = [
     "IOU_THRESHOLDS",
     "AnnotatedPair",
     "AnnotatedPairs",
+    "Asking",
     "ConceptMetrics",
     "ConceptPrediction",
     "ConceptTarget",
@@ -82,6 +92,7 @@ __all__ = [
     "lvis_ap",
     "pair_ids",
     "predict_examples",
+    "predict_rounds",
     "predictions_of_outputs",
     "predictions_to_coco",
     "save_json",

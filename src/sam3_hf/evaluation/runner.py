@@ -8,12 +8,13 @@ import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 import torch.distributed
 from tqdm.auto import tqdm
+from typing_extensions import Unpack
 
 from ..data.examples import ConceptExample
 from .evaluator import ConceptMetrics, predictions_of_outputs
@@ -21,11 +22,13 @@ from .overlap import box_ious, mask_ious
 from .predictions import ConceptPrediction, ConceptTarget, target_of_example
 
 __all__ = [
+    "Asking",
     "ExemplarChooser",
     "Exemplars",
     "add_correction",
     "evaluate_model",
     "predict_examples",
+    "predict_rounds",
     "true_boxes",
 ]
 
@@ -51,6 +54,8 @@ class Exemplars(NamedTuple):
 
 ExemplarChooser = Callable[[ConceptTarget, ConceptPrediction | None, Exemplars], Exemplars]
 """From what is there, what was found last (None in the first round) and what was shown so far: what to show next."""
+
+Phrases = str | Sequence[str] | Callable[[ConceptExample], Sequence[str]]
 
 
 def true_boxes(number: int = 1, seed: int = 0) -> ExemplarChooser:
@@ -87,26 +92,44 @@ def add_correction(target: ConceptTarget, found: ConceptPrediction | None, shown
     return shown.plus(wrong_boxes[0], 0) if len(wrong_boxes) else shown
 
 
+class Asking(TypedDict, total=False):
+    """How pairs are asked: the keyword arguments of `evaluate_model`, `predict_examples` and `predict_rounds`.
+
+    Attributes:
+        prompt: "text" (the default); "both": text and boxes of `num_exemplars` true objects (text alone where the
+            phrase is absent); "exemplar": boxes alone, so only present phrases are asked.
+        num_exemplars: 1 unless given.
+        interactive: number of corrections shown one after the other, on top of `prompt`; see `add_correction`.
+        choose: makes the corrections in place of `add_correction`.
+        max_absent: at most that many absent phrases of each picture, drawn with `seed`; None: all.
+        seed: of absent phrases and exemplars.
+        rows_at_once: picture-phrase pairs that run together, 8; bounds memory, does not change results.
+        nms_threshold: drop answers whose mask overlaps a better one's of the same phrase by more than this IoU.
+    """
+
+    prompt: str
+    num_exemplars: int
+    interactive: int
+    choose: ExemplarChooser | None
+    max_absent: int | None
+    seed: int
+    rows_at_once: int
+    nms_threshold: float | None
+
+
 def evaluate_model(
     model: Any,
     processor: Any,
     examples: Iterable[ConceptExample],
-    phrases: str | Sequence[str] | Callable[[ConceptExample], Sequence[str]] = "all",
+    phrases: Phrases = "all",
     batch_size: int = 4,
     threshold: float = 0.5,
     progress: bool = True,
     *,
-    prompt: str = "text",
-    num_exemplars: int = 1,
-    interactive: int = 0,
-    choose: ExemplarChooser | None = None,
-    max_absent: int | None = None,
-    seed: int = 0,
-    rows_at_once: int = 8,
-    nms_threshold: float | None = None,
     metrics: ConceptMetrics | None = None,
     detailed: bool = False,
     distributed: bool = False,
+    **asking: Unpack[Asking],
 ) -> dict[str, float]:
     """The figures of `ConceptMetrics.compute` for a model on annotated pictures.
 
@@ -117,16 +140,10 @@ def evaluate_model(
         phrases: "all" that are known to be present or absent in a picture, only the "present" ones, a list (of which
             each picture is asked those it knows), or a function from example to phrases.
         threshold: least score of an answer.
-        prompt: "text"; "both": text and boxes of `num_exemplars` true objects (text alone where the phrase is absent);
-            "exemplar": boxes alone, so only present phrases are asked.
-        interactive: number of corrections shown one after the other, on top of `prompt`; see `add_correction`.
-        choose: makes the corrections in place of `add_correction`.
-        max_absent: at most that many absent phrases of each picture, drawn with `seed`.
-        rows_at_once: picture-phrase pairs that run together; bounds memory, does not change results.
-        nms_threshold: drop answers whose mask overlaps a better one's of the same phrase by more than this IoU.
         metrics: to be filled and kept, for its predictions or other settings; it overrides `threshold`.
         detailed: all figures that the reference's evaluator prints.
         distributed: every process of `torch.distributed` calls this with the same examples and does its share.
+        asking: see `Asking`.
     """
     metrics = ConceptMetrics(threshold) if metrics is None else metrics
     total = len(examples) if isinstance(examples, Sized) else None
@@ -134,24 +151,9 @@ def evaluate_model(
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         total = None if total is None else len(range(rank, total, world))
         examples, progress = islice(examples, rank, None, world), progress and rank == 0
-    pairs = predict_examples(
-        model,
-        processor,
-        tqdm(examples, total=total, desc="evaluating", unit="picture", disable=not progress),
-        phrases,
-        batch_size,
-        prompt=prompt,
-        num_exemplars=num_exemplars,
-        interactive=interactive,
-        choose=choose,
-        max_absent=max_absent,
-        seed=seed,
-        rows_at_once=rows_at_once,
-        nms_threshold=nms_threshold,
-        min_score=metrics.least_score,
-        max_detections=metrics.max_detections,
-    )
-    for pair in pairs:
+    shown = tqdm(examples, total=total, desc="evaluating", unit="picture", disable=not progress)
+    kept = (metrics.least_score, metrics.max_detections)
+    for pair in predict_examples(model, processor, shown, phrases, batch_size, *kept, **asking):
         metrics.add([pair])
     if distributed:
         metrics.gather()
@@ -162,25 +164,35 @@ def predict_examples(
     model: Any,
     processor: Any,
     examples: Iterable[ConceptExample],
-    phrases: str | Sequence[str] | Callable[[ConceptExample], Sequence[str]] = "all",
+    phrases: Phrases = "all",
     batch_size: int = 4,
-    *,
-    prompt: str = "text",
-    num_exemplars: int = 1,
-    interactive: int = 0,
-    choose: ExemplarChooser | None = None,
-    max_absent: int | None = None,
-    seed: int = 0,
-    rows_at_once: int = 8,
-    nms_threshold: float | None = None,
     min_score: float = 0.01,
     max_detections: int = 100,
+    **asking: Unpack[Asking],
 ) -> Iterator[tuple[ConceptPrediction, ConceptTarget]]:
     """Prediction and target of each picture-phrase pair, in order; arguments as in `evaluate_model`."""
+    rounds = predict_rounds(model, processor, examples, phrases, batch_size, min_score, max_detections, **asking)
+    return ((answers[-1], target) for answers, target in rounds)
+
+
+def predict_rounds(
+    model: Any,
+    processor: Any,
+    examples: Iterable[ConceptExample],
+    phrases: Phrases = "all",
+    batch_size: int = 4,
+    min_score: float = 0.01,
+    max_detections: int = 100,
+    **asking: Unpack[Asking],
+) -> Iterator[tuple[list[ConceptPrediction], ConceptTarget]]:
+    """As `predict_examples`, with the predictions after 0, 1, ... `interactive` corrections of each pair."""
+    prompt, seed = asking.get("prompt", "text"), asking.get("seed", 0)
     if prompt not in PROMPTS:
         raise ValueError(f"prompt is {prompt!r}; expected one of {', '.join(PROMPTS)}.")
-    first = None if prompt == "text" else true_boxes(num_exemplars, seed)
-    choosers = [first, *[choose or add_correction] * interactive]
+    first = None if prompt == "text" else true_boxes(asking.get("num_exemplars", 1), seed)
+    choosers = [first, *[asking.get("choose") or add_correction] * asking.get("interactive", 0)]
+    at_once = asking.get("rows_at_once", 8)
+    kept = {"min_score": min_score, "max_detections": max_detections, "nms_threshold": asking.get("nms_threshold")}
     stream = iter(examples)
     was_training = model.training
     model.eval()
@@ -189,15 +201,14 @@ def predict_examples(
             targets = [
                 (index, target_of_example(example, phrase))
                 for index, example in enumerate(group)
-                for phrase in _phrases(example, phrases, prompt, max_absent, seed)
+                for phrase in _phrases(example, phrases, prompt, asking.get("max_absent"), seed)
             ]
             if prompt == "exemplar" and first is not None:  # a picture may show no object large enough
                 targets = [row for row in targets if len(first(row[1], None, Exemplars.none()).boxes)]
             if targets:
-                kept = {"min_score": min_score, "max_detections": max_detections, "nms_threshold": nms_threshold}
                 found = _Asker(model, processor, group, prompt != "exemplar", kept)
-                for start in range(0, len(targets), rows_at_once):
-                    yield from found.ask(targets[start : start + rows_at_once], choosers)
+                for start in range(0, len(targets), at_once):
+                    yield from found.ask(targets[start : start + at_once], choosers)
     finally:
         model.train(was_training)
 
@@ -227,20 +238,18 @@ class _Asker:
 
     def ask(
         self, rows: Sequence[tuple[int, ConceptTarget]], choosers: Sequence[ExemplarChooser | None]
-    ) -> list[tuple[ConceptPrediction, ConceptTarget]]:
-        """The answers of the last round; each chooser begins a round."""
+    ) -> list[tuple[list[ConceptPrediction], ConceptTarget]]:
+        """The answers of each round; each chooser begins one."""
         targets = [target for _, target in rows]
         shown = [Exemplars.none() for _ in rows]
-        found: Sequence[ConceptPrediction | None] = [None] * len(rows)
+        rounds: list[list[ConceptPrediction]] = []
         for chooser in choosers:
-            before = shown
+            before, found = shown, rounds[-1] if rounds else [None] * len(rows)
             if chooser is not None:
                 shown = [chooser(*state) for state in zip(targets, found, shown, strict=True)]
-            if found[0] is None or any(
-                len(new.boxes) != len(old.boxes) for new, old in zip(shown, before, strict=True)
-            ):
-                found = self._answers(rows, shown)
-        return [(one, target) for one, target in zip(found, targets, strict=True) if one is not None]
+            more = any(len(new.boxes) != len(old.boxes) for new, old in zip(shown, before, strict=True))
+            rounds.append(self._answers(rows, shown) if more or not rounds else rounds[-1])
+        return [(list(answers), target) for *answers, target in zip(*rounds, targets, strict=True)]
 
     @torch.inference_mode()
     def _answers(
@@ -261,7 +270,7 @@ class _Asker:
 
 def _phrases(
     example: ConceptExample,
-    wanted: str | Sequence[str] | Callable[[ConceptExample], Sequence[str]],
+    wanted: Phrases,
     prompt: str,
     max_absent: int | None,
     seed: int,
