@@ -56,6 +56,7 @@ def _add_model_arguments(group: Any) -> None:
     add("--model", metavar="PATH_OR_ID", help="SAM 3, or a zero-shot detector (default: the small bundled model)")
     add("--peers", type=Path, metavar="PEERS.yaml", help="a list of models to compare, each in a folder of its own")
     add("--prompts", default="text", metavar="HOW", help="text, exemplar, both or interactive:N (default: %(default)s)")
+    add("--masks", metavar="PATH_OR_ID", help="SAM 3 that draws masks of a zero-shot detector's boxes, or follows them")
     add("--nms", type=float, metavar="IOU", help="drop answers whose mask overlaps a better one's by more than this")
     add("--batch-size", type=int, default=1, metavar="N", help="pictures encoded together (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:1, mps, ... (default: an accelerator if there is one)")
@@ -159,6 +160,10 @@ def _tell(scores: Any, missing: list[str], output: Path) -> None:
 
 def _run_models(arguments: argparse.Namespace) -> int:
     """Asks one model or several, each in all processes, and scores them in the first."""
+    from .evaluation.video_asking import is_video_file
+
+    if not _is_data_set(arguments) and is_video_file(arguments.dataset[0]):
+        return _run_on_videos(arguments)
     from .evaluation.coco_format import save_json
     from .evaluation.files import METRICS
     from .evaluation.model_runs import end_processes, processes, remove_evaluation, run_model
@@ -241,6 +246,7 @@ def _peers(arguments: argparse.Namespace) -> Any:
         "dtype": arguments.dtype,
         "seed": arguments.seed,
         "nms": arguments.nms,
+        "masks": arguments.masks,
     }
     if arguments.peers is not None:
         return load_peers(arguments.peers, arguments.threshold, **asked)
@@ -261,21 +267,55 @@ def _announce(arguments: argparse.Namespace) -> None:
 
 def _score_videos(arguments: argparse.Namespace) -> int:
     """SA-Co/VEval: figures of predictions in YouTube-VIS form."""
-    from .evaluation.coco_format import save_json
-    from .evaluation.files import METRICS
     from .evaluation.veval import veval_results
 
-    if len(arguments.annotations) > 1:
-        raise ValueError(f"{len(arguments.annotations)} files of annotated videos; expected one")
-    if arguments.lenient or arguments.definition != "released":
-        raise ValueError("--lenient and --definition are for pictures; leave them out for annotated videos")
+    _check_videos(arguments, arguments.annotations)
     found = veval_results(
         arguments.predictions, arguments.annotations[0], threshold=arguments.threshold, progress=sys.stderr.isatty()
     )
+    return _write_video_scores(found, arguments.output)
+
+
+def _run_on_videos(arguments: argparse.Namespace) -> int:
+    """Follows the phrases of annotated videos, and scores what was found; one model or several."""
+    from .evaluation.files import METRICS
+    from .evaluation.model_runs import end_processes, processes
+    from .evaluation.video_asking import run_on_videos
+
+    _check_videos(arguments, arguments.dataset)
+    peers = _peers(arguments)
+    state = processes(arguments.device)
+    if state.is_main_process:
+        _announce(arguments)
+    device = arguments.device if arguments.device and state.num_processes == 1 else state.device
+    for peer in peers:
+        folder = _folder(arguments, peer.name)
+        if arguments.peers is not None and (folder / METRICS).exists() and not arguments.overwrite:
+            continue
+        source = Path(arguments.dataset[0])
+        found = run_on_videos(peer.spec, source, arguments.images, folder, peer.threshold, state, device)
+        if found is not None:  # the first process
+            _write_video_scores(found, folder)
+    state.wait_for_everyone()
+    end_processes()
+    return _DONE
+
+
+def _check_videos(arguments: argparse.Namespace, files: list[Any]) -> None:
+    if len(files) > 1:
+        raise ValueError(f"{len(files)} files of annotated videos; expected one")
+    if arguments.lenient or arguments.definition != "released":
+        raise ValueError("--lenient and --definition are for pictures; leave them out for annotated videos")
+
+
+def _write_video_scores(found: dict[str, Any], output: Path) -> int:
+    from .evaluation.coco_format import save_json
+    from .evaluation.files import METRICS
+
     figures = found.pop("dataset_results")
-    save_json(found, arguments.output / "per_pair.json")
-    save_json(figures, arguments.output / METRICS)
+    save_json(found, output / "per_pair.json")
+    save_json(figures, output / METRICS)
     for name, value in figures.items():
         print(f"{name:48} {value:10.4f}")
-    print(f"wrote {arguments.output}")
+    print(f"wrote {output}")
     return _DONE

@@ -104,7 +104,7 @@ def _header(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _follow(arguments: argparse.Namespace, frames: Any) -> None:
     """Tracks the video into the journal; the session is saved now and then."""
-    from .video.engine import propagate
+    from .video import propagate
     from .video.session import VideoSession
     from .video.writers import ResultJournal
 

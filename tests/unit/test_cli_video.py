@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sam3_hf import Sam3Model, Sam3Processor, cli, tiny_config
-from sam3_hf.video import engine, open_video
+from sam3_hf.video import open_video, propagation
 
 pytest.importorskip("av")
 
@@ -67,14 +67,14 @@ def test_goes_on_after_a_kill(
     video: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(video, tmp_path / "whole", checkpoint) == 0
-    original = engine.track_frame
+    original = propagation.track_frame
 
     def dies(model: object, session: object, frame: int, *rest: object) -> object:
         if frame == 17:
             raise KeyboardInterrupt
         return original(model, session, frame, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "track_frame", dies)
+    monkeypatch.setattr(propagation, "track_frame", dies)
     assert _run(video, tmp_path / "cut", checkpoint, "--save-minutes", "0") == 130
     monkeypatch.undo()
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["journal.jsonl", "session.pt"]

@@ -25,12 +25,13 @@ RANKS = {
     **dict.fromkeys(("modeling", "processing", "data"), 2),
     "visualization": 2,
     "bundled": 2,
-    **dict.fromkeys(("conversion", "evaluation", "video"), 3),
-    **dict.fromkeys(("pipelines", "training", "cli_evaluate", "cli_video"), 4),
-    "demo": 5,
-    "cli_demo": 6,
-    "cli": 7,
-    "quickstart": 8,
+    **dict.fromkeys(("conversion", "video"), 3),
+    "evaluation": 4,
+    **dict.fromkeys(("pipelines", "training", "cli_evaluate", "cli_video"), 5),
+    "demo": 6,
+    "cli_demo": 7,
+    "cli": 8,
+    "quickstart": 9,
 }
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

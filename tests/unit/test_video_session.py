@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sam3_hf import Sam3Model, Sam3Processor, Sam3VideoTracker, VideoRules, VideoSession, tiny_config
 from sam3_hf.video import Sam3VideoOutput, flush, propagate, track_frame
-from sam3_hf.video.engine import hold_back, prepare
+from sam3_hf.video.engine import prepare
 from sam3_hf.video.memory_bank import MAX_FIXED_FRAMES, FrameMemory, MemoryBank
+from sam3_hf.video.propagation import hold_back
 
 SIZE, NUM_FRAMES = 112, 8
 # A random model is sure of nothing: rules that let many detections through, and most of the objects live.

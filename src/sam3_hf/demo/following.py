@@ -22,7 +22,8 @@ from ..video import (
     segment_frame,
     track_frame,
 )
-from ..video.engine import hold_back, prepare
+from ..video.engine import prepare
+from ..video.propagation import hold_back
 from .prompts import Click, VideoPrompts
 
 __all__ = ["CLICKED", "FrameObject", "Step", "follow_video"]

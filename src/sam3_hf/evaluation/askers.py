@@ -14,9 +14,9 @@ from ..modeling import AutoConceptModel
 from ..processing import Sam3Processor
 from .predictions import ConceptPrediction, target_of_example
 from .runner import Exemplars, predict_examples, true_boxes
-from .zero_shot import DETECTORS, ZeroShotDetector
+from .zero_shot import DETECTORS, MasksOfBoxes, ZeroShotDetector
 
-__all__ = ["Asker", "ModelSpec", "Prompts", "Sam3Asker", "open_asker"]
+__all__ = ["Asker", "ModelSpec", "Prompts", "Sam3Asker", "is_detector", "open_asker"]
 
 Phrases = Callable[[ConceptExample], Sequence[str]]
 
@@ -43,7 +43,10 @@ class Prompts:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model and how it is asked; `phrases_at_once` is for zero-shot detectors, `nms` (an IoU) for SAM 3."""
+    """A model and how it is asked; `phrases_at_once` is for zero-shot detectors, `nms` (an IoU) for SAM 3.
+
+    `masks` is a SAM 3 model that draws masks of a detector's boxes and, in videos, follows them.
+    """
 
     model: str
     prompts: str = "text"
@@ -52,6 +55,7 @@ class ModelSpec:
     dtype: str = "auto"
     seed: int = 0
     nms: float | None = None
+    masks: str | None = None
 
 
 class Asker(Protocol):
@@ -105,7 +109,8 @@ class DetectorAsker:
             raise ValueError(f"{spec.model} is a zero-shot detector: it takes --prompts text, not {spec.prompts!r}.")
         if spec.nms is not None:
             raise ValueError(f"{spec.model} is a zero-shot detector: it finds boxes, and --nms compares masks.")
-        self.detector = ZeroShotDetector(spec.model, device, spec.dtype, spec.phrases_at_once)
+        masks = None if spec.masks is None else MasksOfBoxes(spec.masks, device, spec.dtype)
+        self.detector = ZeroShotDetector(spec.model, device, spec.dtype, spec.phrases_at_once, masks=masks)
 
     def predict(self, examples: Iterable[ConceptExample], phrases: Phrases) -> Iterator[ConceptPrediction]:
         """The answers to the phrases of each picture, in order."""
@@ -120,6 +125,13 @@ def open_asker(spec: ModelSpec, device: Any) -> Asker:
     """The model of `spec` on `device`, of whichever kind its config.json says."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    return DetectorAsker(spec, device) if is_detector(spec) else Sam3Asker(spec, device)
+
+
+def is_detector(spec: ModelSpec) -> bool:
+    """Whether the model is a zero-shot detector, by its config.json; ValueError for settings that it cannot have."""
     config = local_directory(spec.model, patterns=["config.json"]) / "config.json"
     kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
-    return DetectorAsker(spec, device) if kind in DETECTORS else Sam3Asker(spec, device)
+    if kind not in DETECTORS and spec.masks is not None:
+        raise ValueError(f"{spec.model} is no zero-shot detector and draws its masks itself; leave out --masks.")
+    return kind in DETECTORS

@@ -18,6 +18,7 @@ _SETTINGS = {
     "prompts": str,
     "threshold": float,
     "nms": float,
+    "masks": str,
     "phrases_at_once": int,
     "batch_size": int,
 }
@@ -80,7 +81,7 @@ def peers_table(figures: Mapping[str, Mapping[str, float]], thresholds: Mapping[
         [model, f"{thresholds[model]:g}", *(f"{some[name]:.4f}" if name in some else "-" for name in shown)]
         for model, some in figures.items()
     ]
-    text = "Fractions of 1, counts in objects. Detectors give no masks, so they have box figures alone."
+    text = "Fractions of 1, counts in objects. Detectors without `masks` have box figures alone."
     return to_markdown([Section("Models compared", [text], [["model", "threshold", *shown], *rows])])
 
 

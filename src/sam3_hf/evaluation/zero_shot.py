@@ -1,6 +1,7 @@
 """`ZeroShotDetector`: transformers' open-vocabulary detectors asked like SAM 3, for comparison.
 
-OWL-ViT and OWLv2, Grounding DINO (also MM Grounding DINO) and OmDet-Turbo.  They give boxes and no masks.  Inputs and
+OWL-ViT and OWLv2, Grounding DINO (also MM Grounding DINO) and OmDet-Turbo.  They give boxes and no masks;
+`MasksOfBoxes` draws these by the click prompts of SAM 3.  Inputs and
 scores are those of transformers' processors; pictures go through their Pillow image processors whatever else is
 installed, so that no optional package changes a figure.
 """
@@ -16,17 +17,59 @@ from torch import Tensor
 
 from ..data.examples import ConceptExample
 from ..hub import local_directory
+from ..modeling import Sam3Model
 from ..ops.boxes import box_cxcywh_to_xyxy
+from ..ops.masks import rle_encode
 from ..ops.nms import box_nms
+from ..processing import Sam3Processor
 from ..processing.images import load_image
-from .predictions import ConceptPrediction
+from ..processing.postprocess import post_process_masks
+from .predictions import ConceptPrediction, Rle
 
-__all__ = ["DETECTORS", "ZeroShotDetector"]
+__all__ = ["DETECTORS", "MasksOfBoxes", "ZeroShotDetector"]
 
 DETECTORS = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino", "omdet-turbo")
 _OWL_TOKENS, _OMDET_TOKENS = 16, 77
 _OMDET_NMS = 0.5  # transformers' default for OmDet-Turbo; the other detectors are used without suppression
+_BOXES_AT_ONCE = 32
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+class MasksOfBoxes:
+    """A SAM 3 model that draws the mask of the object in a box.
+
+    Args:
+        name: directory or repository on the hub, of a whole model.
+        device, dtype: as for a model.
+    """
+
+    def __init__(self, name: str | os.PathLike[str], device: Any = "cpu", dtype: Any = "auto") -> None:
+        self.model = Sam3Model.from_pretrained(name, dtype=dtype).eval().to(device)
+        self.processor = Sam3Processor(size=self.model.config.image_size)
+
+    @torch.inference_mode()
+    def on(self, picture: Tensor) -> Callable[[np.ndarray], list[Rle]]:
+        """From boxes (n, 4) xyxy in pixels to masks: a function for one picture (3, height, width), encoded once."""
+        size = (int(picture.shape[1]), int(picture.shape[2]))
+        pixels = self.processor(images=picture)["pixel_values"]
+        embeddings = self.model.get_image_embeddings(pixels.to(self.model.device, self.model.dtype))
+        limits = np.array([size[1], size[0]], dtype=np.float64)
+
+        @torch.inference_mode()
+        def draw(boxes: np.ndarray) -> list[Rle]:
+            low = np.clip(boxes[:, :2], 0, limits - 1)
+            inside = np.concatenate((low, np.maximum(np.minimum(boxes[:, 2:], limits), low + 1)), 1)
+            codes: list[Rle] = []
+            for start in range(0, len(inside), _BOXES_AT_ONCE):
+                shown = [inside[start : start + _BOXES_AT_ONCE].tolist()]
+                given = self.processor(input_boxes=shown, original_sizes=[size], prompt_kind="objects")["input_boxes"]
+                answer = self.model.segment_objects(
+                    image_embeddings=embeddings, input_boxes=given.to(self.model.device), multimask_output=False
+                )
+                codes += rle_encode(post_process_masks(answer.pred_masks, [size])[0][:, 0])
+            return codes
+
+        return draw
 
 
 class ZeroShotDetector:
@@ -38,6 +81,7 @@ class ZeroShotDetector:
         phrases_at_once: phrases asked in one question. OWL gives the same answers for any number; Grounding DINO and
             OmDet-Turbo see all phrases of a question, so the number is part of their figures.
         min_score, max_detections: answers kept, of each phrase.
+        masks: draws masks of the boxes; None: boxes alone.
 
     Raises ValueError for a model of another kind.
     """
@@ -50,6 +94,7 @@ class ZeroShotDetector:
         phrases_at_once: int = 1,
         min_score: float = 0.01,
         max_detections: int = 100,
+        masks: MasksOfBoxes | None = None,
     ) -> None:
         path = local_directory(name, patterns=_FILES)
         self.kind = str(transformers.PreTrainedConfig.get_config_dict(path)[0].get("model_type"))
@@ -61,6 +106,7 @@ class ZeroShotDetector:
         self.image_processor = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
         self.phrases_at_once = phrases_at_once
         self.min_score, self.max_detections = min_score, max_detections
+        self.masks = masks
 
     def predict(
         self, examples: Iterable[ConceptExample], phrases: Callable[[ConceptExample], Sequence[str]]
@@ -69,12 +115,24 @@ class ZeroShotDetector:
         for example in examples:
             picture = load_image(example.image, "picture")
             size = (int(picture.shape[1]), int(picture.shape[2]))
-            pixels = dict(self.image_processor(images=picture.permute(1, 2, 0).numpy(), return_tensors="pt"))
             wanted = list(phrases(example))
-            for start in range(0, len(wanted), self.phrases_at_once):
-                part = wanted[start : start + self.phrases_at_once]
-                for phrase, (scores, boxes) in zip(part, self._ask(pixels, part, size), strict=True):
-                    yield self._prediction(example.image_id, phrase, size, scores, boxes)
+            draw = self.masks.on(picture) if self.masks is not None and wanted else None
+            for phrase, (scores, boxes) in zip(wanted, self.boxes(picture, wanted), strict=True):
+                corners = boxes.cpu().double().numpy()
+                masks = None if draw is None else draw(corners)
+                yield ConceptPrediction(
+                    example.image_id, phrase, size, scores.cpu().double().numpy(), corners, masks=masks
+                )
+
+    def boxes(self, picture: Tensor, phrases: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each phrase scores (n,), descending, and boxes (n, 4) xyxy in pixels of a picture (3, height, width)."""
+        size = (int(picture.shape[1]), int(picture.shape[2]))
+        pixels = dict(self.image_processor(images=picture.permute(1, 2, 0).numpy(), return_tensors="pt"))
+        for start in range(0, len(phrases), self.phrases_at_once):
+            for scores, boxes in self._ask(pixels, phrases[start : start + self.phrases_at_once], size):
+                best = torch.argsort(scores, descending=True, stable=True)[: self.max_detections]
+                best = best[scores[best] > self.min_score]
+                yield scores[best], boxes[best]
 
     @torch.inference_mode()
     def _ask(
@@ -154,12 +212,3 @@ class ZeroShotDetector:
         keep = box_nms(boxes, scores, _OMDET_NMS)
         limits = torch.tensor([size[1], size[0], size[1], size[0]], device=boxes.device)
         return scores[keep], torch.minimum(boxes[keep].clamp(min=0), limits)
-
-    def _prediction(
-        self, image_id: str | int, phrase: str, size: tuple[int, int], scores: Tensor, boxes: Tensor
-    ) -> ConceptPrediction:
-        best = torch.argsort(scores, descending=True, stable=True)[: self.max_detections]
-        best = best[scores[best] > self.min_score]
-        return ConceptPrediction(
-            image_id, phrase, size, scores[best].cpu().double().numpy(), boxes[best].cpu().double().numpy()
-        )

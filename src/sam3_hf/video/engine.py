@@ -1,8 +1,7 @@
-"""One frame after the other: detect, follow, reconcile, remember. Only this file changes what a session knows."""
+"""One frame: detect, follow, reconcile, remember. Only this file changes what a session knows of its objects."""
 
-import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +9,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..modeling import Sam3Model, Sam3VideoTracker
 from ..modeling.tracker import FrameMaps
 from ..ops.components import fill_holes_and_remove_specks
 from ..processing.images import normalize_pixels, resize_image
-from .frames import VideoReadError
 from .memory_bank import FrameMemory, stack_memories
 from .outputs import Sam3VideoOutput
 from .rules import (
     SUPPRESSED_LOGIT,
+    VideoRules,
     advance,
     associate,
     forget,
@@ -31,7 +29,7 @@ from .rules import (
 )
 from .session import Concept, ObjectPrompt, TrackedObject, VideoSession
 
-__all__ = ["flush", "propagate", "segment_frame", "track_frame"]
+__all__ = ["masks_of_boxes", "prepare", "segment_frame", "track_frame"]
 
 _SURE = 1024.0  # logit of the pixels of a mask that is given
 
@@ -128,11 +126,41 @@ class _Parts:
             **prompts,
         )
         scores = outputs.pred_logits.float().sigmoid() * outputs.presence_logits.float().sigmoid()
-        found = []
-        for masks, own in zip(outputs.pred_masks.float(), scores, strict=True):
-            kept = keep_detections(masks, own, session.rules)
-            found.append((masks[kept], own[kept]))
-        return found
+        return [_kept(*one, session.rules) for one in zip(outputs.pred_masks.float(), scores, strict=True)]
+
+
+def _kept(masks: Tensor, scores: Tensor, rules: VideoRules) -> tuple[Tensor, Tensor]:
+    kept = keep_detections(masks, scores, rules)
+    return masks[kept], scores[kept]
+
+
+@torch.inference_mode()
+def masks_of_boxes(
+    model: Sam3Model | Sam3VideoTracker, session: VideoSession, frame: int, pixels: Tensor, boxes_xyxy: Tensor
+) -> Tensor:
+    """Mask logits (n, 4·grid, 4·grid) of the objects in boxes (n, 4), pixels of the video, on one frame.
+
+    Boxes are clipped to the frame; one that is left without area stands for the pixel where it is.
+    """
+    assert session.video_size is not None  # `prepare` has seen the frame
+    height, width = session.video_size
+    low = torch.minimum(boxes_xyxy[:, :2].clamp(min=0), torch.tensor([width - 1.0, height - 1.0]))
+    high = torch.maximum(torch.minimum(boxes_xyxy[:, 2:], torch.tensor([float(width), float(height)])), low + 1)
+    parts = _Parts(model)
+    seen = parts.see(session, frame, pixels)
+    coarse = seen.maps.coarse
+    side = 4 * coarse.shape[-1]
+    corners = torch.stack((low, high), 1) * (session.image_size / torch.tensor([width, height]))
+    labels = torch.tensor([2, 3]).expand(len(corners), -1)
+    step = session.objects_at_once or max(len(corners), 1)
+    drawn = []
+    for some, label in zip(corners.split(step), labels.split(step), strict=True):
+        if len(some):
+            answer = parts.tracker.point_out(seen.maps, some.to(coarse), label.to(coarse.device)).decoded
+            assert answer is not None  # it is for masks that are given alone
+            rows = torch.arange(len(some), device=coarse.device)  # the detector says that there is an object
+            drawn.append(answer.masks[rows, answer.iou_scores.argmax(-1)].float())
+    return torch.cat(drawn) if drawn else coarse.new_zeros(0, side, side, dtype=torch.float32)
 
 
 @torch.inference_mode()
@@ -142,6 +170,7 @@ def track_frame(
     frame: int,
     pixels: Tensor,
     reverse: bool = False,
+    detections: Sequence[tuple[Tensor, Tensor]] | None = None,
 ) -> Sam3VideoOutput:
     """Everything on the next frame, at once: detections and tracks reconciled, memories updated.
 
@@ -153,6 +182,7 @@ def track_frame(
         frame: number of the frame.
         pixels: (3, S, S) normalised pixels from `Sam3Processor`.
         reverse: the video is followed backwards.
+        detections: for each phrase mask logits (n, 4·grid, 4·grid) and scores (n,) in place of the model's own.
     """
     if reverse != session.reverse:
         session.turn(reverse)
@@ -161,13 +191,20 @@ def track_frame(
     _apply_prompts(parts, session, seen, frame)
     if session.last_frame is None and session.concepts:
         # The reference looks at the first frame twice: when the phrase is given, and again when the video is followed.
-        _pass(parts, session, seen, frame, reverse)
-    return _pass(parts, session, seen, frame, reverse)
+        _pass(parts, session, seen, frame, reverse, detections)
+    return _pass(parts, session, seen, frame, reverse, detections)
 
 
-def _pass(parts: _Parts, session: VideoSession, seen: _Seen, frame: int, reverse: bool) -> Sam3VideoOutput:
+def _pass(
+    parts: _Parts,
+    session: VideoSession,
+    seen: _Seen,
+    frame: int,
+    reverse: bool,
+    given: Sequence[tuple[Tensor, Tensor]] | None,
+) -> Sam3VideoOutput:
     """One look at a frame; see `track_frame`."""
-    detections = parts.detect(session, seen, frame)
+    detections = parts.detect(session, seen, frame) if given is None else [_kept(*one, session.rules) for one in given]
     followed = _follow(parts, session, seen, frame)
     output = Sam3VideoOutput(frame_idx=frame, video_size=session.video_size)
     removed: set[int] = set()
@@ -455,118 +492,3 @@ def segment_frame(
         mask = found.mask[1] if here and found.mask is not None else seen.maps.coarse.new_full((side, side), -_SURE)
         output.add(found.object_id, mask, found.score, found.score, found.concept, bool(found.prompts))
     return output
-
-
-def propagate(
-    model: Sam3Model | Sam3VideoTracker,
-    session: VideoSession,
-    start_frame_idx: int | None = None,
-    max_frame_num_to_track: int | None = None,
-    reverse: bool = False,
-    show_progress_bar: bool = False,
-    immediate: bool = False,
-) -> Iterator[Sam3VideoOutput]:
-    """Follows everything through the video, frame by frame.
-
-    Results come `hot_start_delay` frames late (the last ones together at the end), so that objects which prove false
-    are never shown. From a frame that was tracked before, the session is rewound and the video followed anew.
-
-    Args:
-        model: the model.
-        session: with a video.
-        start_frame_idx: first frame; None: the first one with a prompt, or 0 where there are phrases; backwards, the
-            frame before the last one that was tracked, or the last prompted one.
-        max_frame_num_to_track: at most that many frames after the first; None: to the end.
-        reverse: backwards.
-        show_progress_bar: tqdm on stderr.
-        immediate: every frame at once. An object that the hot start will remove shows until then.
-
-    Raises:
-        ValueError: no video, nothing to follow, or no such frame.
-        VideoReadError: the video is damaged; the results of all frames before that come first.
-    """
-    if session.frames is None:
-        raise ValueError("the session has no video; give frames one by one: model(inference_session, frame=...).")
-    if not session.concepts and not session.objects:
-        raise ValueError(
-            "nothing to follow; add a phrase (processor.add_text_prompt) or point at an object "
-            "(processor.add_inputs_to_inference_session) first."
-        )
-    start = _first_frame(session, reverse) if start_frame_idx is None else start_frame_idx
-    session.check_frame(start)
-    if not reverse and session.last_frame is not None and start <= session.last_frame:
-        session.rewind()
-    images = _images(session, start, max_frame_num_to_track, reverse)
-    total = session.num_frames
-    if total is not None:
-        total = start + 1 if reverse else total - start
-        total = total if max_frame_num_to_track is None else min(total, max_frame_num_to_track + 1)
-    bar = tqdm(images, total=total, desc="tracking", unit="frame", disable=not show_progress_bar)
-    try:
-        for frame, image in bar:
-            output = track_frame(model, session, frame, prepare(session, image), reverse)
-            if immediate or not session.concepts:
-                yield _settled(session, output)
-            else:
-                yield from hold_back(session, output)
-    except VideoReadError:
-        yield from flush(session)  # what was read is not lost
-        raise
-    yield from flush(session)
-
-
-def hold_back(session: VideoSession, output: Sam3VideoOutput) -> list[Sam3VideoOutput]:
-    """The results that are due now that `output` is there: none, or the oldest of those held back."""
-    delay = session.rules.hot_start_delay
-    if not delay:
-        return [_settled(session, output)]
-    session.waiting.append(output)
-    if len(session.waiting) < delay:
-        return []
-    return [_settled(session, session.waiting.pop(0))]
-
-
-def flush(session: VideoSession) -> list[Sam3VideoOutput]:
-    """The results that the hot start holds back, at the end of a video."""
-    rest, session.waiting = session.waiting, []
-    settled = [_settled(session, output) for output in rest]
-    session.removed = set()
-    return settled
-
-
-def _settled(session: VideoSession, output: Sam3VideoOutput) -> Sam3VideoOutput:
-    """The result without objects that have been removed by now."""
-    output.removed_obj_ids = output.removed_obj_ids | (session.removed & output.obj_id_to_mask.keys())
-    known = {number for waiting in session.waiting for number in waiting.obj_id_to_mask}
-    session.removed &= known | set(output.obj_id_to_mask)
-    output.prompts = session.prompts
-    return output
-
-
-def _first_frame(session: VideoSession, reverse: bool) -> int:
-    prompted = [frame for found in session.objects.values() for frame in found.prompts]
-    prompted += [frame for concept in session.concepts for frame in concept.exemplars]
-    if reverse:
-        if session.last_frame is not None:
-            return max(session.last_frame - 1, 0) if session.reverse else session.last_frame
-        if prompted:
-            return max(prompted)
-        if session.num_frames is None:
-            raise ValueError("the video's length is not known; say where to start (start_frame_idx).")
-        return session.num_frames - 1
-    return 0 if session.concepts or not prompted else min(prompted)
-
-
-def _images(session: VideoSession, start: int, most: int | None, reverse: bool) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames in the order in which they are followed."""
-    assert session.frames is not None
-    longest = math.inf if most is None else most
-    if reverse:
-        for number in range(start, int(max(start - longest, 0)) - 1, -1):
-            yield number, session.frames.read(number).image
-        return
-    for frame in session.frames:
-        if frame.index > start + longest:
-            return
-        if frame.index >= start:
-            yield frame.index, frame.image
