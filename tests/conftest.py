@@ -1,6 +1,7 @@
 """What every test may ask for: the reference's golden outputs, the shared data, a share of the cores, no network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports transformers or huggingface_hub: both read these once. No test may need the network.
@@ -38,6 +39,27 @@ def repository() -> Path:
 def reference_dir() -> Path:
     """The folder of the reference's golden outputs, with the script that makes them."""
     return REPOSITORY / "tests" / "golden" / "reference"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: for models so small, more of them cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of a whole tiny model with random weights for pictures of 112 pixels, and its processor."""
+    from sam3_hf import Sam3Model, Sam3Processor, tiny_config
+
+    folder = tmp_path_factory.mktemp("tiny_checkpoint")
+    torch.manual_seed(0)
+    Sam3Model(tiny_config(112)).save_pretrained(folder)
+    Sam3Processor(size=112).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from safetensors import safe_open
 
 from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import concept_scene
+from sam3_hf.training.ablations import CONDITIONS
+from sam3_hf.training.ablations import main as ablations_main
 from sam3_hf.training.bundled import bundled_config, main
 from sam3_hf.training.bundled_scores import main as scores_main
 
@@ -55,3 +57,18 @@ def test_scores_make_a_page_with_every_round_of_corrections(tmp_path: Path, caps
     assert f"bundled_scores {' '.join(given)}" in told
     assert all(line in told for line in capsys.readouterr().out.splitlines())
     assert f"| unseen | both | {found['unseen']['both']['cgF1']:.3f} |" in told
+
+
+def test_ablations_go_on_where_they_were_and_give_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    Sam3Model(tiny_config(112)).save_pretrained(tmp_path / "model")
+    given = [str(tmp_path / "runs"), "--init", str(tmp_path / "model"), "--steps", "2", "--pictures", "1"]
+    given += ["--batch-size", "1", "--seeds"]
+    ablations_main([*given, "0"])
+    first = [json.loads(line) for line in (tmp_path / "runs" / "results.jsonl").read_text("utf-8").splitlines()]
+    assert len(first) == len(CONDITIONS) + 2 and {one["seed"] for one in first} == {0}
+    capsys.readouterr()
+    ablations_main([*given, "0"])  # all is done
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 2 + len(first) and all("| 1 |" in line for line in table[2:])
+    assert [json.loads(line) for line in (tmp_path / "runs" / "results.jsonl").read_text("utf-8").splitlines()] == first

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from sam3_hf import Sam3Model, Sam3Processor, cli, tiny_config
+from moving_squares import write_moving_square
+from sam3_hf import cli
 from sam3_hf.video import open_video, propagation
 
 pytest.importorskip("av")
@@ -18,38 +17,21 @@ OPTIONS = ["--text", "square", "--text", "dog", "--threshold", "0.09", "--new-th
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    Sam3Model(tiny_config(SIZE)).save_pretrained(folder)
-    Sam3Processor(size=SIZE).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from sam3_hf.video.writers import VideoWriter
-
-    path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    with VideoWriter(path, 10.0) as writer:
-        for t in range(NUM_FRAMES):
-            frame = np.full((60, 80, 3), 110, dtype=np.uint8)
-            frame[10:30, 2 * t + 5 : 2 * t + 25] = (200, 40, 40)
-            writer.write(frame)
-    return path
+    return write_moving_square(tmp_path_factory.mktemp("video") / "clip.mp4", NUM_FRAMES)
 
 
-def _run(video: Path | str, output: Path, checkpoint: str, *more: str) -> int:
+def _run(video: Path | str, output: Path, model: str, *more: str) -> int:
     return cli.main(
-        ["video", str(video), *OPTIONS, "--model", checkpoint, "--device", "cpu", "--output", str(output), *more]
+        ["video", str(video), *OPTIONS, "--model", model, "--device", "cpu", "--output", str(output), *more]
     )
 
 
 @pytest.mark.filterwarnings("ignore:there is room for")
 def test_writes_video_and_tracks(
-    video: Path, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    video: Path, tiny_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(video, tmp_path / "out", checkpoint, "--mots", "--start", "2", "--end", "1.8") == 0
+    assert _run(video, tmp_path / "out", tiny_checkpoint, "--mots", "--start", "2", "--end", "1.8") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["annotated.mp4", "tracks.json", "tracks.txt"]
     assert "16 frames; square:" in capsys.readouterr().out
@@ -58,15 +40,19 @@ def test_writes_video_and_tracks(
     tracks = json.loads((tmp_path / "out" / "tracks.json").read_text())
     assert [category["name"] for category in tracks["categories"]] == ["square", "dog"]
     assert all(len(found["segmentations"]) == 16 for found in tracks["annotations"])
-    assert _run(video, tmp_path / "out", checkpoint) == 2  # nothing is overwritten
+    assert _run(video, tmp_path / "out", tiny_checkpoint) == 2  # nothing is overwritten
     assert "already there" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:there is room for")
 def test_goes_on_after_a_kill(
-    video: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    video: Path,
+    tiny_checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _run(video, tmp_path / "whole", checkpoint) == 0
+    assert _run(video, tmp_path / "whole", tiny_checkpoint) == 0
     original = propagation.track_frame
 
     def dies(model: object, session: object, frame: int, *rest: object) -> object:
@@ -75,12 +61,12 @@ def test_goes_on_after_a_kill(
         return original(model, session, frame, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(propagation, "track_frame", dies)
-    assert _run(video, tmp_path / "cut", checkpoint, "--save-minutes", "0") == 130
+    assert _run(video, tmp_path / "cut", tiny_checkpoint, "--save-minutes", "0") == 130
     monkeypatch.undo()
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["journal.jsonl", "session.pt"]
-    assert _run(video, tmp_path / "cut", checkpoint) == 2
+    assert _run(video, tmp_path / "cut", tiny_checkpoint) == 2
     assert "--resume" in capsys.readouterr().err
-    assert _run(video, tmp_path / "cut", checkpoint, "--resume") == 0
+    assert _run(video, tmp_path / "cut", tiny_checkpoint, "--resume") == 0
     whole, cut = (json.loads((tmp_path / name / "tracks.json").read_text()) for name in ("whole", "cut"))
     assert whole["annotations"] == cut["annotations"]
 
@@ -94,18 +80,18 @@ def test_what_cannot_be_opened(
     more: list[str],
     message: str,
     video: Path,
-    checkpoint: str,
+    tiny_checkpoint: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "text.txt").write_text("no video")
-    assert _run(tmp_path / name if name else video, tmp_path / "out", checkpoint, *more) == 2
+    assert _run(tmp_path / name if name else video, tmp_path / "out", tiny_checkpoint, *more) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:there is room for")
 def test_a_truncated_file_keeps_what_was_read(
-    video: Path, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    video: Path, tiny_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
@@ -115,7 +101,7 @@ def test_a_truncated_file_keeps_what_was_read(
         for frame in source:
             Image.fromarray(frame.image).save(frames / f"{frame.index}.png")
     (frames / "7.png").write_bytes((frames / "7.png").read_bytes()[:40])
-    assert _run(frames, tmp_path / "out", checkpoint) == 1
+    assert _run(frames, tmp_path / "out", tiny_checkpoint) == 1
     assert "7" in capsys.readouterr().err
     with open_video(tmp_path / "out" / "annotated.mp4") as annotated:
         assert annotated.num_frames == 7

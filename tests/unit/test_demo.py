@@ -42,30 +42,13 @@ from sam3_hf.demo.scene import counts_html, css_color, explain_answer, scene, ta
 from sam3_hf.visualization import instance_color
 
 SIZE = 112
+pytestmark = pytest.mark.usefixtures("one_thread")
 SURE = 0.07  # a random model is sure of nothing: all its candidates score a little more than this
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For models so small, threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    Sam3Model(tiny_config(SIZE)).save_pretrained(folder)
-    Sam3Processor(size=SIZE).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def engine(checkpoint: str) -> Engine:
-    return Engine(checkpoint, "cpu")
+def engine(tiny_checkpoint: str) -> Engine:
+    return Engine(tiny_checkpoint, "cpu")
 
 
 @pytest.fixture
@@ -243,13 +226,13 @@ def test_a_detector_alone_takes_no_clicks(tmp_path: Path, image: Image.Image) ->
 
 
 def test_another_model_starts_anew_on_the_same_prompts(
-    session: ImageSession, checkpoint: str, calls: SimpleNamespace
+    session: ImageSession, tiny_checkpoint: str, calls: SimpleNamespace
 ) -> None:
     session.find(["square"])
     session.refine(session.objects(SURE)[0].number, 30, 30)
     session.use(session.engine)
     assert session.can_undo
-    session.use(Engine(checkpoint, "cpu"))
+    session.use(Engine(tiny_checkpoint, "cpu"))
     assert not session.is_encoded and not session.can_undo and not session.prompts.clicks
     session.find(session.prompts.phrases)
     assert session.objects(SURE)
@@ -290,7 +273,7 @@ def test_fifty_requests_leave_memory_flat(engine: Engine, image: Image.Image) ->
     visitors.close()
 
 
-def test_a_wrapper_goes_around_every_use_of_the_model(checkpoint: str, image: Image.Image) -> None:
+def test_a_wrapper_goes_around_every_use_of_the_model(tiny_checkpoint: str, image: Image.Image) -> None:
     ran = []
 
     def lent(function):  # type: ignore[no-untyped-def]
@@ -300,7 +283,7 @@ def test_a_wrapper_goes_around_every_use_of_the_model(checkpoint: str, image: Im
 
         return wrapped
 
-    engine = Engine(checkpoint, "cpu", wrapper=lent)
+    engine = Engine(tiny_checkpoint, "cpu", wrapper=lent)
     session = ImageSession(engine, image)
     session.find(["square"])
     session.refine(session.objects(SURE)[0].number, 30, 30)
@@ -361,15 +344,15 @@ def test_only_the_latest_users_keep_features(engine: Engine, image: Image.Image)
 # ---- models ----
 
 
-def test_models_are_opened_once_and_few_are_held(checkpoint: str, tmp_path: Path) -> None:
-    shelf = ModelShelf(checkpoint, "cpu", capacity=1)
+def test_models_are_opened_once_and_few_are_held(tiny_checkpoint: str, tmp_path: Path) -> None:
+    shelf = ModelShelf(tiny_checkpoint, "cpu", capacity=1)
     first = shelf.open()
-    assert shelf.open(checkpoint) is first
+    assert shelf.open(tiny_checkpoint) is first
     torch.manual_seed(1)
     Sam3Model(tiny_config(SIZE)).save_pretrained(tmp_path)
     assert shelf.open(str(tmp_path)) is not first
-    assert shelf.open(checkpoint) is not first
-    assert shelf.choices == [checkpoint, BUNDLED, RELEASED]
+    assert shelf.open(tiny_checkpoint) is not first
+    assert shelf.choices == [tiny_checkpoint, BUNDLED, RELEASED]
 
 
 @pytest.mark.parametrize(

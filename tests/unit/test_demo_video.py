@@ -1,14 +1,11 @@
 """The demo's videos on a tiny random model: following, stopping, prompts on frames, files, the timeline."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from sam3_hf import Sam3Model, Sam3Processor, tiny_config
+from moving_squares import write_moving_square
 from sam3_hf.demo import Engine, VideoJob, example_clip
 from sam3_hf.demo.following import CLICKED
 from sam3_hf.demo.prompts import ExampleBox, VideoPrompts
@@ -20,38 +17,17 @@ pytest.importorskip("av")
 
 SIZE, NUM_FRAMES = 112, 18
 SURE = 0.09  # a random model is sure of nothing
-pytestmark = pytest.mark.filterwarnings("ignore:there is room for")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For models so small, threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.filterwarnings("ignore:there is room for"), pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    Sam3Model(tiny_config(SIZE)).save_pretrained(folder)
-    Sam3Processor(size=SIZE).save_pretrained(folder)
-    return Engine(str(folder), "cpu")
+def engine(tiny_checkpoint: str) -> Engine:
+    return Engine(tiny_checkpoint, "cpu")
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from sam3_hf.video.writers import VideoWriter
-
-    path = tmp_path_factory.mktemp("video") / "my clip.mp4"
-    with VideoWriter(path, 10.0) as writer:
-        for t in range(NUM_FRAMES):
-            frame = np.full((60, 80, 3), 110, dtype=np.uint8)
-            frame[10:30, 2 * t + 5 : 2 * t + 25] = (200, 40, 40)
-            writer.write(frame)
-    return path
+    return write_moving_square(tmp_path_factory.mktemp("video") / "my clip.mp4", NUM_FRAMES)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Models on annotated videos: phrases of SAM 3, and another detector's boxes that the tracker follows."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,24 @@ import pytest
 import torch
 from PIL import Image
 
+from moving_squares import SIZE, moving_square
 from sam3_hf import Sam3Model, Sam3Processor, cli, tiny_config
 from sam3_hf.data.examples import ConceptExample
 from sam3_hf.evaluation import score_veval, video_asking
 from sam3_hf.evaluation.askers import ModelSpec, open_asker
-from sam3_hf.ops.masks import rle_decode
+from sam3_hf.ops.masks import rle_decode, rle_encode
 from sam3_hf.video import VideoRules, follow_detections, propagate, track_frame
 from sam3_hf.video.engine import _Parts, masks_of_boxes, prepare
 from tiny_detectors import save_owlv2
 
-SIZE, NUM_FRAMES = (60, 80), 5
+NUM_FRAMES = 5
 # A random model is sure of nothing, and what it finds would not outlive the hot start.
 RULES = VideoRules(0.02, 0.02, max_objects=3, hot_start_delay=0, hot_start_unmatched=0, hot_start_duplicate=0)
 PHRASES = {7: "red square", 9: "dog"}
-pytestmark = pytest.mark.filterwarnings("ignore:there is room for", "ignore:.*video-phrase pairs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:there is room for", "ignore:.*video-phrase pairs"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "annotations": [], "video_np_pairs": [{"video_id": v, "category_id": c} for v in (1, 2) for c in PHRASES],
     }  # fmt: skip
     for video in (1, 2):
-        names, codes = [], []
-        for t, frame in enumerate(frames(video)):
-            names.append(f"clip{video}/{t:03d}.png")
-            (folder / f"clip{video}").mkdir(exist_ok=True)
-            Image.fromarray(frame).save(folder / names[-1])
-            codes.append(run_lengths(frame[..., 0] > 150))
+        names = [f"clip{video}/{t:03d}.png" for t in range(NUM_FRAMES)]
+        (folder / f"clip{video}").mkdir()
+        for name, frame in zip(names, frames(video), strict=True):
+            Image.fromarray(frame).save(folder / name)
+        codes = rle_encode(torch.from_numpy(np.stack(frames(video))[..., 0] > 150))
         annotations["videos"].append({"id": video, "file_names": names, "height": SIZE[0], "width": SIZE[1]})
         annotations["annotations"].append({"id": video, "video_id": video, "category_id": 7, "segmentations": codes})
     (folder / "truth.json").write_text(json.dumps(annotations))
@@ -59,19 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frames(video: int) -> list[np.ndarray]:
-    shown = []
-    for t in range(NUM_FRAMES):
-        frame = np.full((*SIZE, 3), 110, dtype=np.uint8)
-        frame[10 : 20 + 5 * video, 3 * t + 5 : 3 * t + 25] = (200, 40, 40)
-        shown.append(frame)
-    return shown
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    flat = np.concatenate(([False], mask.ravel(order="F"), [False]))
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate(([0], edges, [mask.size])))
-    return {"size": list(mask.shape), "counts": counts[: len(edges) + 1].tolist()}
+    return moving_square(NUM_FRAMES, step=3, height=10 + 5 * video)
 
 
 @pytest.fixture(scope="module")
