@@ -1,7 +1,8 @@
 """What every test may ask for: the reference's golden outputs, the shared data, a share of the cores, no network."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 # Before anything imports transformers or huggingface_hub: both read these once. No test may need the network.
@@ -60,6 +61,23 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     Sam3Model(tiny_config(112)).save_pretrained(folder)
     Sam3Processor(size=112).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which this process's files stop growing at so many bytes: an OSError, as on a full disk."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(num_bytes: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,10 @@ def _video(arguments: argparse.Namespace) -> int:
             return _say("interrupted; --resume goes on", _INTERRUPTED)
         except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
             return _say(f"error: {error}", _WRONG)
-        _write(arguments, frames)
+        try:
+            _write(arguments, frames)
+        except OSError as error:  # the disk is full, say; the journal has all that was found
+            return _say(f"error: {error}; what was found is kept, --resume writes it again", _WRONG)
     return code
 
 

@@ -1,6 +1,8 @@
 """The command `sam3-hf video` on a tiny random model: files, resuming, errors."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,25 @@ def test_a_truncated_file_keeps_what_was_read(
 def test_no_phrase_is_wrong_usage(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["video", str(video), "--output", str(tmp_path / "out")]) == 2
     assert "--text" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:there is room for")
+@pytest.mark.parametrize("num_bytes", [600, 3000])  # while objects are followed; while the video is written
+def test_a_full_disk_breaks_no_file_and_loses_nothing(
+    video: Path,
+    tiny_checkpoint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    full_disk: Callable[[int], AbstractContextManager[None]],
+    num_bytes: int,
+) -> None:
+    assert _run(video, tmp_path / "whole", tiny_checkpoint) == 0
+    with full_disk(num_bytes):
+        assert _run(video, tmp_path / "cut", tiny_checkpoint) == 2
+    assert "File too large" in capsys.readouterr().err
+    assert not list((tmp_path / "cut").glob("*.mp4")) and (tmp_path / "cut" / "journal.jsonl").exists()
+    assert not list((tmp_path / "cut").glob(".*"))
+    assert _run(video, tmp_path / "cut", tiny_checkpoint, "--resume") == 0
+    whole, cut = (json.loads((tmp_path / name / "tracks.json").read_text()) for name in ("whole", "cut"))
+    assert whole["annotations"] == cut["annotations"]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["annotated.mp4", "tracks.json"]

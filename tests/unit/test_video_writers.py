@@ -1,7 +1,6 @@
 import json
 import sys
 import warnings
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,18 +10,6 @@ from sam3_hf.ops.masks import rle_decode, rle_encode
 from sam3_hf.video import writers
 from sam3_hf.video.writers import ResultJournal, VideoWriter, draw_tracks, write_mots, write_youtube_vis
 from sam3_hf.visualization import instance_color
-
-
-@contextmanager
-def _full_disk(num_bytes):
-    """Files of this process stop growing at `num_bytes`: writing further is an OSError, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _square(x, y, side, size=(12, 16)):
@@ -99,11 +86,11 @@ def test_after_an_error_nothing_is_left_or_a_whole_file_of_what_was_written(tmp_
 
 
 @pytest.mark.parametrize("keep_partial", [False, True])
-def test_a_full_disk_is_an_oserror_and_leaves_no_broken_video(tmp_path, keep_partial):
+def test_a_full_disk_is_an_oserror_and_leaves_no_broken_video(tmp_path, keep_partial, full_disk):
     pytest.importorskip("av")
     (tmp_path / "out.mp4").write_bytes(b"the last good one")
     with (
-        _full_disk(60_000),
+        full_disk(60_000),
         pytest.raises(OSError),
         VideoWriter(tmp_path / "out.mp4", 30, keep_partial=keep_partial) as writer,
     ):
@@ -237,12 +224,12 @@ def test_a_journal_of_another_run_or_another_file_is_not_touched(tmp_path):
     assert path.read_text() == "dear diary"
 
 
-def test_a_full_disk_leaves_a_whole_journal(tmp_path):
+def test_a_full_disk_leaves_a_whole_journal(tmp_path, full_disk):
     path = tmp_path / "r.jsonl"
     with ResultJournal(path) as journal:
         journal.append(0, [_object(1)])
         before = path.read_bytes()
-        with _full_disk(len(before) + 100), pytest.raises(OSError):
+        with full_disk(len(before) + 100), pytest.raises(OSError):
             journal.append(1, [_object(number) for number in range(20)])
         assert path.read_bytes() == before and journal.frames_done() == {0}
         journal.append(1, [_object(2)])
@@ -312,13 +299,13 @@ def test_a_run_that_found_nothing_is_a_file_without_annotations(tmp_path):
     assert (tmp_path / "mots.txt").read_text() == ""
 
 
-def test_a_failed_final_file_leaves_the_old_one(journal, tmp_path):
+def test_a_failed_final_file_leaves_the_old_one(journal, tmp_path, full_disk):
     path = tmp_path / "out" / "vis.json"
     path.parent.mkdir()
     path.write_text("old")
     with pytest.raises(ValueError, match=r"frame 0: the mask of object 4 is \[12, 16\], expected .* \(12, 17\)"):
         write_youtube_vis(journal, path, size=(12, 17))
-    with _full_disk(100), pytest.raises(OSError):
+    with full_disk(100), pytest.raises(OSError):
         write_youtube_vis(journal, path, size=(12, 16))
     with pytest.raises(ValueError, match="has frame 2, but num_frames is 2"):
         write_youtube_vis(journal, path, size=(12, 16), num_frames=2)
