@@ -90,13 +90,15 @@ class Server:
 
 
 def open_browser(downloads: Path, size: tuple[int, int] = (1280, 1000)) -> Any:
-    """A headless Chromium; what it downloads goes to a folder."""
+    """A headless Chromium with a camera that shows a test picture; what it downloads goes to a folder."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     width, height = size
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(flag)
+    for flag in ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"):
         options.add_argument(flag)
     options.add_argument(f"--window-size={width},{height}")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
@@ -159,6 +161,12 @@ class Page:
     def upload(self, css: str, path: Path) -> None:
         self.wait(lambda: self.all(f"{css} input[type=file]"), f"a place for files in {css}")
         self.one(f"{css} input[type=file]").send_keys(str(path))
+
+    def press(self, css: str, name: str) -> None:
+        """Clicks the button of that accessible name or text."""
+        wanted = [one for one in self.all(f"{css} button") if name in (one.get_attribute("aria-label") or one.text)]
+        assert wanted, f"no button {name!r} in {css}"
+        wanted[0].click()
 
     def outlines(self, stage: str = "#s3-stage") -> dict[int, str]:
         """The outlines of the objects on a stage, by their numbers."""

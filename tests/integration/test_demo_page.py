@@ -113,6 +113,30 @@ def test_a_phrase_gives_overlay_table_and_names(page: Page, folder: Path) -> Non
 
 
 @needs_browser
+def test_a_picture_comes_from_the_camera(page: Page) -> None:
+    page.press("#s3-picture", "Capture from camera")
+    page.wait(lambda: page.press("#s3-picture", "Click to Access Webcam") or True, "the camera")
+    page.wait(lambda: page.press("#s3-picture", "capture photo") or True, "a picture")
+    page.wait(lambda: page.all("#s3-stage svg image"), "the picture on the stage")
+
+
+@needs_browser
+def test_a_picture_comes_from_the_clipboard(page: Page) -> None:
+    permissions = {"origin": page.url, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.driver.execute_cdp_cmd("Browser.grantPermissions", permissions)
+    copied = page.driver.execute_async_script(
+        """const done = arguments[0], canvas = document.createElement("canvas");
+        canvas.width = 96; canvas.height = 64;
+        canvas.toBlob((blob) => navigator.clipboard.write([new ClipboardItem({"image/png": blob})])
+            .then(() => done("copied"), (error) => done(String(error))));"""
+    )
+    assert copied == "copied"
+    page.press("#s3-picture", "Paste from clipboard")
+    page.wait(lambda: page.all("#s3-stage svg image"), "the picture on the stage")
+    assert page.run("return document.querySelector('#s3-stage svg').viewBox.baseVal.width") == 96
+
+
+@needs_browser
 def test_boxes_clicks_and_undo(found: Page) -> None:
     before = found.outlines()
     number, box = largest(found)

@@ -118,7 +118,7 @@ class ImageTab(Tab):
         }
         light: dict[str, Any] = {"outputs": self.shown, "api_visibility": "private", "show_progress": "hidden"}
         limit = self.threshold
-        self.uploader.input(self.on_upload, [self.uploader, limit], **runs)
+        self.uploader.change(self.on_upload, [self.uploader, limit], **runs)  # `input` does not hear of the clipboard
         self.gallery.select(self.on_example, [limit], **runs)
         gr.on([self.find.click, self.phrases.submit], self.on_find, [self.phrases, limit], **runs)
         self.stage.drawn(self.on_drawn, [self.phrases, self.box_phrase, limit], **runs)
