@@ -1,5 +1,6 @@
 """Training of the tracker on clips: it learns, bad clips are refused, pictures become clips."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from sam3_hf import Sam3Model, tiny_config
-from sam3_hf.data import concept_scene
+from sam3_hf.data import concept_clip, concept_scene
 from sam3_hf.training.arguments import Sam3TrainingArguments
 from sam3_hf.training.tracking import ClipCollator, ClipDataset, moving_picture
 from sam3_hf.training.trainer import Sam3Trainer
@@ -129,3 +130,19 @@ def test_bad_batches_of_clips(clip: tuple[torch.Tensor, torch.Tensor]) -> None:
         model(pixel_values=pixels, clip_masks=[masks])
     with pytest.raises(ValueError, match="one num_frames"):
         ClipCollator()([ClipDataset(num_frames=n, image_size=112)[0] for n in (2, 3)])
+
+
+def test_drawn_objects_do_not_leap() -> None:
+    def kept(clips: list[np.ndarray]) -> float:
+        """Mean IoU of an object's masks on frames in a row, where it is on both."""
+        ious = []
+        for masks in clips:
+            for before, after in itertools.pairwise(masks):
+                common, either = (before & after).sum((1, 2)), (before | after).sum((1, 2))
+                both = before.any((1, 2)) & after.any((1, 2))
+                ious += (common[both] / either[both]).tolist()
+        return float(np.mean(ious))
+
+    parts = [ClipDataset(num_frames=3, image_size=112)[i]["clip_masks"].numpy() for i in range(12)]
+    wholes = [concept_clip(i, 3, 112).masks for i in range(12)]
+    assert kept(parts) > 0.35 > 1.5 * kept(wholes)

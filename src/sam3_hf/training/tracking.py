@@ -1,6 +1,7 @@
 """Clips to train the tracker on: drawn ones, and pictures set in motion."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..video.clip_loss import PROMPTS
 __all__ = ["ClipCollator", "ClipDataset", "moving_picture"]
 
 _HALF = (0.5, 0.5, 0.5)
+_TIMES_AS_LONG = (2, 4, 6)
 
 
 class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -23,7 +25,8 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     `clip_prompts`, how the objects are shown on the first frame. `ClipCollator` makes batches of them.
 
     Args:
-        pictures: annotated pictures, each made a clip by a random affine motion; None: concept clips.
+        pictures: annotated pictures, each made a clip by a random affine motion; None: concept clips, of which a part
+            is shown: their objects cross the whole picture in however many frames there are, so short ones leap.
         length: number of items.
         num_frames: of a clip.
         image_size: side of the square that the model sees.
@@ -52,7 +55,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, index))
         while True:
             if self.pictures is None:
-                clip = concept_clip(int(rng.integers(2**40)), self.num_frames, self.image_size)
+                clip = self._part(rng)
             else:
                 clip = moving_picture(self.pictures[int(rng.integers(len(self.pictures)))], self.num_frames, rng)
             start = np.flatnonzero(clip.masks[0].any((1, 2)))
@@ -65,6 +68,15 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         pixels = torch.stack([normalize_pixels(picture, _HALF, _HALF) for picture in resized])
         masks = torch.from_numpy(clip.masks[:, chosen])
         return {"pixel_values": pixels, "clip_masks": masks, "clip_prompts": PROMPTS[index % len(PROMPTS)]}
+
+    def _part(self, rng: np.random.Generator) -> ConceptClip:
+        """`num_frames` in a row of a concept clip that is 2 to 6 times as long."""
+        whole = concept_clip(
+            int(rng.integers(2**40)), self.num_frames * int(rng.choice(_TIMES_AS_LONG)), self.image_size
+        )
+        first = int(rng.integers(whole.num_frames - self.num_frames + 1))
+        part = slice(first, first + self.num_frames)
+        return replace(whole, frames=whole.frames[part], masks=whole.masks[part])
 
 
 class ClipCollator:
