@@ -18,13 +18,13 @@ _FOLDER = Path(__file__).with_name("assets") / "sam3-hf-tiny"
 # from here.
 SAMPLE_SCENE = 7  # of the val split: the bundled model was not trained on it
 SAMPLE_PHRASES = ("cyan shape", "red shape")
-SAMPLE_THRESHOLD, SAMPLE_NMS = 0.35, 0.3  # it finds some objects twice
-SAMPLE_NEW_THRESHOLD = 0.45  # in videos, of a detection that starts an object
+SAMPLE_THRESHOLD, SAMPLE_NMS = 0.4, 0.5  # it finds some objects twice
+SAMPLE_NEW_THRESHOLD = 0.5  # in videos, of a detection that starts an object
 
 NOTICE = (
-    "no model given: using the bundled sam3-hf-tiny, an early version. It finds drawn shapes by colour, texture and "
-    "size, by noun roughly, and often twice (try --threshold 0.35 --nms 0.3; docs/tiny_model.md); for photos name a "
-    "model such as facebook/sam3."
+    "no model given: using the bundled sam3-hf-tiny. It finds drawn shapes by colour, texture and size, larger ones by "
+    "noun, and some twice (try --threshold 0.4 --nms 0.5; docs/tiny_model.md); for photos name a model such as "
+    "facebook/sam3."
 )
 
 
