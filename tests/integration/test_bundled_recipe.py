@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
@@ -44,14 +45,30 @@ def test_the_model_would_fit_into_25_megabytes() -> None:
     assert 2 * sum(tensor.numel() for tensor in model.state_dict().values()) < 25e6
 
 
+def write_coco_folder(folder: Path) -> None:
+    """One picture with one car, and no dog."""
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (60, 40), "grey").save(folder / "images" / "a.jpg")
+    car = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 10], "area": 200, "iscrowd": 0}
+    car["segmentation"] = [[5, 5, 25, 5, 25, 15, 5, 15]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "dog"}],
+        "annotations": [car],
+    }
+    (folder / "val.json").write_text(json.dumps(content))
+
+
 def test_scores_make_a_page_with_every_round_of_corrections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     Sam3Detector(tiny_config(112).detector_config).save_pretrained(tmp_path / "model")
     page, file = tmp_path / "results.md", tmp_path / "scores.json"
-    given = [str(tmp_path / "model"), "--pictures", "2", "--sets", "unseen", "--page", str(page), "--output", str(file)]
+    write_coco_folder(tmp_path / "data" / "street")
+    given = [str(tmp_path / "model"), "--pictures", "2", "--sets", "unseen", "street", "--data", str(tmp_path / "data")]
+    given += ["--page", str(page), "--output", str(file)]
     scores_main(given)
     found = json.loads(file.read_text("utf-8"))
-    assert list(found) == ["unseen"]
+    assert list(found) == ["unseen", "street"] and found["street"]["both"]["num_pairs"] == 2
     assert list(found["unseen"]) == ["exemplar", "both", *(f"text + {number}" for number in range(5))]
     told = page.read_text("utf-8")
     assert f"bundled_scores {' '.join(given)}" in told

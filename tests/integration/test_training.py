@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -18,8 +19,14 @@ from PIL import Image
 from train_worker import main as train
 
 from sam3_hf import ConceptSegmentationPipeline, Sam3Detector, Sam3Model, Sam3Processor, convert
-from sam3_hf.evaluation import ConceptMetrics, ConceptPrediction, target_of_label
+from sam3_hf.bundled import bundled_model
+from sam3_hf.data import ConceptExample
+from sam3_hf.evaluation import ConceptMetrics, ConceptPrediction, evaluate_model, target_of_label
+from sam3_hf.modeling.layers import multiplies_fast
+from sam3_hf.ops.masks import rle_decode
+from sam3_hf.training import ConceptCollator, ConceptDataset, ConceptSampler, load_coco
 from sam3_hf.training.arguments import Sam3TrainingArguments
+from sam3_hf.training.concept_table import ConceptExamples
 from sam3_hf.training.lora import add_lora, load_lora, merge_lora
 from sam3_hf.training.trainer import Sam3Trainer
 from training_toys import COLORS, Rectangles, collate, toy_config, toy_model
@@ -239,3 +246,58 @@ def test_a_killed_run_goes_on_from_a_whole_checkpoint(tmp_path: Path) -> None:
             names = {path.name for path in checkpoint.iterdir()}
             assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= names
             torch.load(checkpoint / "optimizer.pt", weights_only=True)
+
+
+# ---- real pictures ----
+
+
+def _at_the_models_size(example: ConceptExample, phrase: str, side: int) -> ConceptExample:
+    """The example as a square of `side` pixels with the one object of a phrase, and two phrases that are absent."""
+    number = example.concepts[phrase][0]
+    picture = Image.open(example.image).convert("RGB").resize((side, side))
+    mask = Image.fromarray(np.asarray(rle_decode(example.masks[number])).astype(np.uint8) * 255)
+    drawn = np.asarray(mask.resize((side, side))) > 127
+    columns, rows = np.flatnonzero(drawn.any(0)), np.flatnonzero(drawn.any(1))
+    box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], dtype=np.float32)
+    vocabulary = (phrase, *example.absent()[:2])
+    return ConceptExample(example.image_id, picture, (side, side), box, [drawn], {phrase: (0,)}, vocabulary)
+
+
+def _large_objects(folder: Path, count: int, side: int) -> list[ConceptExample]:
+    """The first pictures of COCO with a phrase of a single object, on 6 % of the picture or more."""
+    chosen = []
+    for example in ConceptExamples(load_coco(folder / "coco" / "train.json")):
+        height, width = example.size
+        areas = {
+            phrase: float(rle_decode(example.masks[objects[0]]).sum()) / (height * width)
+            for phrase, objects in example.concepts.items()
+            if len(objects) == 1
+        }
+        phrase = max(areas, key=lambda name: areas[name], default=None)
+        if phrase is not None and areas[phrase] >= 0.06:
+            chosen.append(_at_the_models_size(example, phrase, side))
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+@pytest.mark.slow
+def test_twenty_real_pictures_are_overfitted_from_the_bundled_model(shared_data: Path, tmp_path: Path) -> None:
+    processor = Sam3Processor.from_pretrained(bundled_model())
+    examples = _large_objects(shared_data, 20, processor.image_size)
+    sampler = ConceptSampler(positives=1, random_negatives=1, hard_negatives=0, visual_query=0.0, added_boxes=0.0)
+    settings: dict[str, Any] = {
+        "output_dir": str(tmp_path), "max_steps": 300, "per_device_train_batch_size": 5, "report_to": "none",
+        "use_cpu": True, "save_strategy": "no", "bf16": multiplies_fast(torch.bfloat16),
+    }  # fmt: skip
+    trainer = Sam3Trainer(
+        Sam3Model.from_pretrained(bundled_model()).detector_model,
+        Sam3TrainingArguments(**settings | PLAIN_RATES | {"learning_rate": 6e-4}),
+        train_dataset=ConceptDataset(examples, sampler),
+        data_collator=ConceptCollator(processor),
+        processing_class=processor,
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path))
+    figures = evaluate_model(Sam3Detector.from_pretrained(tmp_path), processor, examples, progress=False)
+    assert figures["mask_AP"] > 0.9, figures

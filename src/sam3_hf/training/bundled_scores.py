@@ -23,6 +23,7 @@ from ..evaluation import Asking, ConceptMetrics, predict_rounds
 from ..files import write_text_whole
 from ..modeling import AutoConceptModel
 from ..processing import Sam3Processor
+from .concept_table import ConceptExamples
 from .datasets import load_coco
 
 __all__ = ["PROMPTS", "main", "scores", "val_sets"]
@@ -35,6 +36,7 @@ PROMPTS: dict[str, Asking] = {
     "interactive": {"interactive": 4},
 }
 FIGURES = ("cgF1", "pmF1", "IL_MCC", "IL_FPR", "mask_AP", "count_MAE")
+OF_PRESENCE = ("cgF1", "IL_MCC", "IL_FPR")
 MAX_ABSENT = 8  # absent phrases asked of a picture
 
 
@@ -46,7 +48,7 @@ def val_sets(folder: Path | None, pictures: int, image_size: int) -> dict[str, A
     }
     for file in sorted(folder.glob("*/val.json")) if folder else []:
         data = load_coco(file)
-        sets[file.parent.name] = data.select(range(min(pictures, len(data))))
+        sets[file.parent.name] = ConceptExamples(data.select(range(min(pictures, len(data)))))
     return sets
 
 
@@ -62,7 +64,9 @@ def scores(model: Any, processor: Sam3Processor, examples: Any, **asking: Unpack
 
 
 def _line(name: str, prompt: str, figures: Mapping[str, float]) -> str:
-    cells = (f"{figures[figure]:.3f}" if figure in figures else "-" for figure in FIGURES)
+    asked_absent = figures["num_pairs"] > figures["num_positive_pairs"]  # without, there is no telling presence
+    known = [figure for figure in FIGURES if figure in figures and (asked_absent or figure not in OF_PRESENCE)]
+    cells = (f"{figures[figure]:.3f}" if figure in known else "-" for figure in FIGURES)
     return f"| {name} | {prompt} | {' | '.join(cells)} |"
 
 
@@ -78,7 +82,8 @@ python -m sam3_hf.training.bundled_scores {shlex.join(command)}
 
 At most {pictures} pictures of each set, at most {MAX_ABSENT} absent phrases of a picture, threshold 0.5. `text` is the
 phrase alone, with `+ n` after n corrections (each the box of the worst error of the answer before); `exemplar` the box
-of one true object, where there is one; `both` phrase and box. Fractions of 1, counts in objects.
+of one true object, where there is one, so that nothing absent is asked; `both` phrase and box. Fractions of 1, counts
+in objects.
 [What the figures mean](evaluation.md), [how the model was made](tiny_model.md).
 
 """
