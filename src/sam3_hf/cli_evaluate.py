@@ -160,8 +160,10 @@ def _tell(scores: Any, missing: list[str], output: Path) -> None:
 
 def _run_models(arguments: argparse.Namespace) -> int:
     """Asks one model or several, each in all processes, and scores them in the first."""
+    from .evaluation.askers import Prompts
     from .evaluation.video_asking import is_video_file
 
+    Prompts.parse(arguments.prompts)
     if not _is_data_set(arguments) and is_video_file(arguments.dataset[0]):
         return _run_on_videos(arguments)
     from .evaluation.coco_format import save_json
@@ -236,10 +238,9 @@ def _earlier(path: Path, about: dict[str, Any]) -> dict[str, float]:
 
 def _peers(arguments: argparse.Namespace) -> Any:
     from .bundled import bundled_model
-    from .evaluation.askers import ModelSpec, Prompts
+    from .evaluation.askers import ModelSpec
     from .evaluation.peers import Peer, load_peers
 
-    Prompts.parse(arguments.prompts)
     asked = {
         "prompts": arguments.prompts,
         "batch_size": arguments.batch_size,

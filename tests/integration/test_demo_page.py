@@ -116,7 +116,9 @@ def test_a_phrase_gives_overlay_table_and_names(page: Page, folder: Path) -> Non
 def test_a_picture_comes_from_the_camera(page: Page) -> None:
     page.press("#s3-picture", "Capture from camera")
     page.wait(lambda: page.press("#s3-picture", "Click to Access Webcam") or True, "the camera")
-    page.wait(lambda: page.press("#s3-picture", "capture photo") or True, "a picture")
+    live = "const v = document.querySelector('#s3-picture video'); return v && v.readyState >= 2 && v.currentTime > 0"
+    page.wait(lambda: page.run(live), "the camera's picture")
+    page.press("#s3-picture", "capture photo")
     page.wait(lambda: page.all("#s3-stage svg image"), "the picture on the stage")
 
 
