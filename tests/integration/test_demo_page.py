@@ -119,7 +119,7 @@ def test_a_picture_comes_from_the_camera(page: Page) -> None:
     live = "const v = document.querySelector('#s3-picture video'); return v && v.readyState >= 2 && v.currentTime > 0"
     page.wait(lambda: page.run(live), "the camera's picture")
     page.press("#s3-picture", "capture photo")
-    page.wait(lambda: page.all("#s3-stage svg image"), "the picture on the stage")
+    assert page.wait(lambda: page.all("#s3-stage svg image"), "the picture on the stage")
 
 
 @needs_browser
