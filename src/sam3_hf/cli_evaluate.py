@@ -166,11 +166,8 @@ def _run_models(arguments: argparse.Namespace) -> int:
     Prompts.parse(arguments.prompts)
     if not _is_data_set(arguments) and is_video_file(arguments.dataset[0]):
         return _run_on_videos(arguments)
-    from .evaluation.coco_format import save_json
     from .evaluation.files import METRICS
     from .evaluation.model_runs import end_processes, processes, remove_evaluation, run_model
-    from .evaluation.peers import peers_table
-    from .files import write_text_whole
 
     peers = _peers(arguments)
     state = processes(arguments.device)
@@ -200,13 +197,23 @@ def _run_models(arguments: argparse.Namespace) -> int:
             figures[peer.name] = found[0].metrics
             code = _SOME_FAILED if any("could not be read" in kind for kind in found[0].counts) else code
     if state.is_main_process and arguments.peers is not None:
-        thresholds = {peer.name: peer.threshold for peer in peers}
-        write_text_whole(peers_table(figures, thresholds), arguments.output / "peers.md")
-        save_json(figures, arguments.output / METRICS)
-        print(f"wrote {arguments.output / 'peers.md'}")
+        _write_peers(arguments, peers, figures)
     state.wait_for_everyone()
     end_processes()
     return code
+
+
+def _write_peers(arguments: argparse.Namespace, peers: Any, figures: dict[str, dict[str, float]]) -> None:
+    """The page and the figures of several models."""
+    from .evaluation.coco_format import save_json
+    from .evaluation.files import METRICS
+    from .evaluation.peers import peers_table
+    from .files import write_text_whole
+
+    thresholds = {peer.name: peer.threshold for peer in peers}
+    write_text_whole(peers_table(figures, thresholds), arguments.output / "peers.md")
+    save_json(figures, arguments.output / METRICS)
+    print(f"wrote {arguments.output / 'peers.md'}")
 
 
 def _is_data_set(arguments: argparse.Namespace) -> bool:
@@ -279,6 +286,7 @@ def _score_videos(arguments: argparse.Namespace) -> int:
 
 def _run_on_videos(arguments: argparse.Namespace) -> int:
     """Follows the phrases of annotated videos, and scores what was found; one model or several."""
+    from .evaluation.annotations import read_json
     from .evaluation.files import METRICS
     from .evaluation.model_runs import end_processes, processes
     from .evaluation.video_asking import run_on_videos
@@ -289,14 +297,19 @@ def _run_on_videos(arguments: argparse.Namespace) -> int:
     if state.is_main_process:
         _announce(arguments)
     device = arguments.device if arguments.device and state.num_processes == 1 else state.device
+    figures: dict[str, dict[str, float]] = {}
     for peer in peers:
         folder = _folder(arguments, peer.name)
         if arguments.peers is not None and (folder / METRICS).exists() and not arguments.overwrite:
+            figures[peer.name] = read_json(folder / METRICS, "metrics file")  # done before an interruption
             continue
         source = Path(arguments.dataset[0])
         found = run_on_videos(peer.spec, source, arguments.images, folder, peer.threshold, state, device)
         if found is not None:  # the first process
+            figures[peer.name] = dict(found["dataset_results"])
             _write_video_scores(found, folder)
+    if state.is_main_process and arguments.peers is not None:
+        _write_peers(arguments, peers, figures)
     state.wait_for_everyone()
     end_processes()
     return _DONE

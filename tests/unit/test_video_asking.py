@@ -125,6 +125,22 @@ def test_a_detector_is_followed_by_the_tracker(folder: Path, tmp_path: Path, mon
     assert all(len(entry["segmentations"]) == NUM_FRAMES for entry in predictions)
 
 
+def test_a_table_of_models_is_one_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sure(monkeypatch)
+    masks = f"masks: {folder / 'model'}"
+    lines = ["models:", f"  - {{model: {folder / 'model'}, name: ours}}"]
+    lines += [f"  - {{model: {folder / 'owl'}, name: OWLv2, threshold: 0.03, {masks}}}"]
+    (tmp_path / "peers.yaml").write_text("\n".join(lines))
+    assert evaluate(folder, tmp_path / "out", "--peers", str(tmp_path / "peers.yaml")) == 0
+    page = (tmp_path / "out" / "peers.md").read_text()
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(figures) == ["ours", "OWLv2"]
+    for name, threshold in (("ours", "0.02"), ("OWLv2", "0.03")):
+        alone = json.loads((tmp_path / "out" / name / "metrics.json").read_text())
+        assert figures[name] == alone
+        assert f"| {name} | {threshold} | {alone['video_mask_demo_cgf1_50_95']:.4f} |" in page
+
+
 def test_given_detections_take_the_place_of_the_models_own(model: Sam3Model) -> None:
     processor, rules = Sam3Processor(size=112), RULES
 

@@ -31,6 +31,12 @@ _FIGURES = (
     "box_positive_micro_F1",
     "box_AP",
     "count_MAE",
+    "video_mask_demo_cgf1_50_95",
+    "video_mask_demo_positive_micro_f1_50_95",
+    "video_mask_demo_ilmcc_50_95",
+    "video_mask_all_phrase_HOTA",
+    "video_mask_teta",
+    "video_mask_mAP_50_95",
 )
 
 
