@@ -17,6 +17,7 @@ _EPILOG = """exit codes: 0 done; 1 some pictures could not be read and were left
 files that cannot be used; 130 interrupted: the same command goes on where it was. Several processes:
 accelerate launch -m sam3_hf evaluate ..."""
 
+PER_PAIR = "per_pair.json"  # of annotated videos
 _DONE, _SOME_FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 
 
@@ -288,7 +289,7 @@ def _run_on_videos(arguments: argparse.Namespace) -> int:
     """Follows the phrases of annotated videos, and scores what was found; one model or several."""
     from .evaluation.annotations import read_json
     from .evaluation.files import METRICS
-    from .evaluation.model_runs import end_processes, processes
+    from .evaluation.model_runs import end_processes, processes, remove_evaluation
     from .evaluation.video_asking import run_on_videos
 
     _check_videos(arguments, arguments.dataset)
@@ -296,18 +297,23 @@ def _run_on_videos(arguments: argparse.Namespace) -> int:
     state = processes(arguments.device)
     if state.is_main_process:
         _announce(arguments)
+        for peer in peers if arguments.overwrite else ():
+            remove_evaluation(_folder(arguments, peer.name))
+            (_folder(arguments, peer.name) / PER_PAIR).unlink(missing_ok=True)
+    state.wait_for_everyone()
     device = arguments.device if arguments.device and state.num_processes == 1 else state.device
     figures: dict[str, dict[str, float]] = {}
     for peer in peers:
-        folder = _folder(arguments, peer.name)
-        if arguments.peers is not None and (folder / METRICS).exists() and not arguments.overwrite:
-            figures[peer.name] = read_json(folder / METRICS, "metrics file")  # done before an interruption
+        folder, source = _folder(arguments, peer.name), Path(arguments.dataset[0])
+        about = {"dataset": source.name, **vars(peer.spec), "threshold": peer.threshold}
+        if arguments.peers is not None and (folder / METRICS).exists():
+            _earlier(folder / PER_PAIR, about)  # done before an interruption
+            figures[peer.name] = read_json(folder / METRICS, "metrics file")
             continue
-        source = Path(arguments.dataset[0])
         found = run_on_videos(peer.spec, source, arguments.images, folder, peer.threshold, state, device)
         if found is not None:  # the first process
             figures[peer.name] = dict(found["dataset_results"])
-            _write_video_scores(found, folder)
+            _write_video_scores(found | {"evaluated": about}, folder)
     if state.is_main_process and arguments.peers is not None:
         _write_peers(arguments, peers, figures)
     state.wait_for_everyone()
@@ -327,7 +333,7 @@ def _write_video_scores(found: dict[str, Any], output: Path) -> int:
     from .evaluation.files import METRICS
 
     figures = found.pop("dataset_results")
-    save_json(found, output / "per_pair.json")
+    save_json(found, output / PER_PAIR)
     save_json(figures, output / METRICS)
     for name, value in figures.items():
         print(f"{name:48} {value:10.4f}")

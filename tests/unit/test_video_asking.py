@@ -139,6 +139,13 @@ def test_a_table_of_models_is_one_file(folder: Path, tmp_path: Path, monkeypatch
         alone = json.loads((tmp_path / "out" / name / "metrics.json").read_text())
         assert figures[name] == alone
         assert f"| {name} | {threshold} | {alone['video_mask_demo_cgf1_50_95']:.4f} |" in page
+    (tmp_path / "out" / "metrics.json").unlink()  # as if it had been interrupted at the end
+    monkeypatch.setattr(video_asking.VideoAsker, "results", None)  # nobody is asked again
+    assert evaluate(folder, tmp_path / "out", "--peers", str(tmp_path / "peers.yaml")) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == figures
+    (tmp_path / "out" / "metrics.json").unlink()
+    (tmp_path / "peers.yaml").write_text("\n".join(lines).replace("0.03", "0.04"))
+    assert evaluate(folder, tmp_path / "out", "--peers", str(tmp_path / "peers.yaml")) == 2  # of another threshold
 
 
 def test_given_detections_take_the_place_of_the_models_own(model: Sam3Model) -> None:
@@ -200,6 +207,10 @@ def test_masks_of_a_detectors_boxes_are_drawn(folder: Path, model: Sam3Model) ->
 def test_what_cannot_be_asked_says_why(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(folder, tmp_path / "a", "--prompts", "both", "--model", str(folder / "model")) == 2
     assert "videos are asked for phrases, not 'both'" in capsys.readouterr().err
+    assert evaluate(folder, tmp_path / "a", "--model", str(folder / "owl")) == 2
+    assert "--overwrite to begin anew" in capsys.readouterr().err  # the first try had left its journal
+    assert evaluate(folder, tmp_path / "a", "--model", str(folder / "owl"), "--overwrite") == 2
+    assert "finds boxes alone; give --masks MODEL" in capsys.readouterr().err
     assert evaluate(folder, tmp_path / "a", "--lenient") == 2
     assert "are for pictures" in capsys.readouterr().err
     broken = json.loads((folder / "truth.json").read_text())

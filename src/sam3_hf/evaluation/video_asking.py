@@ -12,7 +12,6 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from ..bundled import bundled_model
 from ..modeling import Sam3Model
 from ..processing import Sam3Processor
 from ..video import VideoRules, follow_detections, open_video
@@ -37,14 +36,14 @@ def is_video_file(path: str | Path) -> bool:
 
 
 class VideoAsker:
-    """SAM 3, or a zero-shot detector whose boxes the tracker of `spec.masks` (default: the bundled model) follows.
+    """SAM 3, or a zero-shot detector whose boxes the tracker of `spec.masks` follows.
 
     Args:
         spec: the model; only phrases can be asked.
         threshold: least score of a detector's boxes; SAM 3 has the released rules.
         device: as for a model.
 
-    Raises ValueError for prompts other than phrases.
+    Raises ValueError for prompts other than phrases, and for a detector without a tracker.
     """
 
     def __init__(self, spec: ModelSpec, threshold: float, device: Any) -> None:
@@ -54,8 +53,10 @@ class VideoAsker:
             )
         self.detector: ZeroShotDetector | None = None
         if is_detector(spec):
+            if spec.masks is None:
+                raise ValueError(f"{spec.model} finds boxes alone; give --masks MODEL, whose tracker follows them.")
             self.detector = ZeroShotDetector(spec.model, device, spec.dtype, spec.phrases_at_once)
-        name = spec.model if self.detector is None else spec.masks or str(bundled_model())
+        name = spec.masks or spec.model
         self.model = Sam3Model.from_pretrained(name, dtype=spec.dtype).eval().to(device)
         self.processor = Sam3Processor(size=self.model.config.image_size)
         self.rules = None if self.detector is None else VideoRules(threshold, threshold)
