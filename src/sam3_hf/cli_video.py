@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def add_video_command(subparsers: Any) -> argparse.ArgumentParser:
     add("--text", action="append", default=[], metavar="PHRASE", help="what to find; may be repeated")
     add("--output", required=True, type=Path, metavar="DIR", help="directory to write to; made if it does not exist")
     add("--model", metavar="PATH_OR_ID", help="directory, or repository on the hub (default: the small bundled model)")
-    add("--threshold", type=float, default=0.5, help="least score of a detection, 0..1 (default: %(default)s)")
-    add("--new-threshold", type=float, default=0.7, help="least score that starts an object (default: %(default)s)")
+    add("--threshold", type=float, help="least score of a detection, 0..1 (default: the model's, 0.5 as released)")
+    add("--new-threshold", type=float, help="least score that starts an object (default: the model's, 0.7 as released)")
     add("--max-objects", type=int, metavar="N", help="follow at most N objects at a time, the best")
     add("--stride", type=int, default=1, metavar="N", help="use every Nth frame")
     add("--start", type=_moment, metavar="WHEN", help="first frame: a number, or seconds with a point (12.5)")
@@ -118,7 +119,7 @@ def _follow(arguments: argparse.Namespace, frames: Any) -> None:
         if state.exists():
             session = VideoSession.load(state, frames, model.device, storage_device=storage)
         else:
-            session = processor.init_video_session(frames, model.device, storage, rules=_rules(arguments))
+            session = processor.init_video_session(frames, model.device, storage, rules=_rules(arguments, model.config))
             processor.add_text_prompt(session, list(dict.fromkeys(arguments.text)))
         start = 0 if session.last_frame is None else session.last_frame + 1
         if frames.num_frames is not None and start >= frames.num_frames:
@@ -133,14 +134,16 @@ def _follow(arguments: argparse.Namespace, frames: Any) -> None:
                 saved = time.monotonic()
 
 
-def _rules(arguments: argparse.Namespace) -> Any:
+def _rules(arguments: argparse.Namespace, config: Any) -> Any:
+    """The model's own rules, with what the command line says instead."""
     from .video.rules import VideoRules
 
-    return VideoRules(
-        detection_threshold=arguments.threshold,
-        new_object_threshold=arguments.new_threshold,
-        max_objects=arguments.max_objects,
-    )
+    asked = {
+        "detection_threshold": arguments.threshold,
+        "new_object_threshold": arguments.new_threshold,
+        "max_objects": arguments.max_objects,
+    }
+    return replace(VideoRules.from_config(config), **{name: one for name, one in asked.items() if one is not None})
 
 
 def _open_model(arguments: argparse.Namespace) -> tuple[Any, Any]:

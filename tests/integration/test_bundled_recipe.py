@@ -12,10 +12,22 @@ from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import concept_scene
 from sam3_hf.training.ablations import CONDITIONS
 from sam3_hf.training.ablations import main as ablations_main
-from sam3_hf.training.bundled import bundled_config, main
+from sam3_hf.training.bundled import at_size, bundled_config, main
 from sam3_hf.training.bundled_scores import main as scores_main
 
-RECIPE = ["--image-size", "112", "--batch-size", "2", "--workers", "0", "--log-every", "1", "--no-bf16"]
+RECIPE = [
+    "--image-size",
+    "112",
+    "--large-size",
+    "168",
+    "--batch-size",
+    "2",
+    "--workers",
+    "0",
+    "--log-every",
+    "1",
+    "--no-bf16",
+]
 
 
 def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
@@ -24,7 +36,7 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
     main([str(tmp_path), *RECIPE, *first, "--steps", "3"])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
     steps = [(line["stage"], line["step"]) for line in lines]
-    stages = ("names", "words", "detector", "clicks", "clips")
+    stages = ("names", "words", "detector", "large", "clicks", "clips")
     assert steps == [(stage, step) for stage in stages for step in (1, 2)] + [(stage, 3) for stage in stages]
 
     folder = tmp_path / "model"
@@ -33,10 +45,23 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
     model = Sam3Model.from_pretrained(folder)
     assert model.dtype == torch.float32
     processor = Sam3Processor.from_pretrained(folder)
-    assert processor.image_size == model.config.image_size == 112
-    inputs = processor(images=concept_scene(seed=0, image_size=112).image, text="circle", return_tensors="pt")
+    assert processor.image_size == model.config.image_size == 168
+    inputs = processor(images=concept_scene(seed=0, image_size=168).image, text="circle", return_tensors="pt")
     with torch.no_grad():
-        assert model(**inputs).pred_masks.shape == (1, 100, 32, 32)
+        assert model(**inputs).pred_masks.shape == (1, 100, 48, 48)
+
+
+def test_positions_are_stretched_to_larger_pictures() -> None:
+    torch.manual_seed(0)
+    small = Sam3Model(bundled_config(112)).eval()
+    embeddings = small.detector_model.vision_encoder.backbone.embeddings
+    embeddings.position_embeddings.data[:] = torch.arange(8.0).repeat(8)[None, :, None]  # the column
+    large = at_size(small, 224).eval()
+    table = large.detector_model.vision_encoder.backbone.embeddings.position_embeddings[0, :, 0].view(16, 16)
+    torch.testing.assert_close(table[3, 2:-2], torch.arange(16.0)[2:-2] / 2 - 0.25, atol=0.2, rtol=0)
+    assert large.config.image_size == 224 and torch.equal(table[0], table[9])
+    same = at_size(small, 112)
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in small.state_dict().items())
 
 
 def test_the_model_would_fit_into_25_megabytes() -> None:

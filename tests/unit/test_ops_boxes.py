@@ -34,5 +34,11 @@ def test_clip_keeps_corners_inside_a_wide_picture():
     assert clipped.tolist() == [[0.0, 0.0, 100.0, 50.0]]
 
 
+def test_boxes_outside_are_the_pixel_next_to_them():
+    boxes = torch.tensor([[-5.0, -1.0, 500.0, 70.0], [200.0, 10.0, 300.0, 20.0], [3.0, 4.0, 3.0, 4.0]])
+    expected = [[0.0, 0.0, 100.0, 50.0], [99.0, 10.0, 100.0, 20.0], [3.0, 4.0, 4.0, 5.0]]
+    assert ops.clip_boxes_to_pixels(boxes, (50, 100)).tolist() == expected
+
+
 def test_scale_takes_height_and_width_in_that_order():
     assert ops.scale_boxes(torch.tensor([[0.5, 0.5, 1.0, 1.0]]), (50, 100)).tolist() == [[50.0, 25.0, 100.0, 50.0]]

@@ -479,6 +479,17 @@ def test_the_same_seed_gives_the_same_clip() -> None:
     assert first.concepts == again.concepts and first.clip_id == again.clip_id
 
 
+def test_chosen_frames_of_a_clip_are_those_of_the_whole() -> None:
+    whole, part = concept_clip(5, 8, 64), concept_clip(5, 8, 64, shown=[6, 2])
+    assert np.array_equal(part.masks, whole.masks[[6, 2]]) and part.concepts == whole.concepts
+    apart = np.abs(part.frames.astype(int) - whole.frames[[6, 2]])  # the noise alone is drawn anew
+    assert apart.mean() < 8 and part.num_frames == 2 and part.clip_id != whole.clip_id
+    with pytest.raises(ValueError, match="each of shown must be from 0 to 7, got 8"):
+        concept_clip(5, 8, 64, shown=[8])
+    with pytest.raises(ValueError, match="shown names no frame"):
+        concept_clip(5, 8, 64, shown=[])
+
+
 @pytest.mark.parametrize(("num_frames", "max_objects"), [(1, 1), (2, 12), (7, 6), (8, 1), (8, 12), (30, 2)])
 def test_short_and_crowded_clips(num_frames: int, max_objects: int) -> None:
     for seed in range(3):

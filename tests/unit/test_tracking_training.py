@@ -1,6 +1,7 @@
 """Training of the tracker on clips: it learns, bad clips are refused, pictures become clips."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 from sam3_hf import Sam3Model, tiny_config
 from sam3_hf.data import concept_clip, concept_scene
 from sam3_hf.training.arguments import Sam3TrainingArguments
+from sam3_hf.training.bundled_data import ClipMixture
 from sam3_hf.training.tracking import ClipCollator, ClipDataset, moving_picture
 from sam3_hf.training.trainer import Sam3Trainer
 from sam3_hf.video.clip_loss import PROMPTS, clip_loss
@@ -143,6 +145,26 @@ def test_drawn_objects_do_not_leap() -> None:
                 ious += (common[both] / either[both]).tolist()
         return float(np.mean(ious))
 
-    parts = [ClipDataset(num_frames=3, image_size=112)[i]["clip_masks"].numpy() for i in range(12)]
-    wholes = [concept_clip(i, 3, 112).masks for i in range(12)]
-    assert kept(parts) > 0.35 > 1.5 * kept(wholes)
+    def parts(leaps: float) -> list[np.ndarray]:
+        return [ClipDataset(num_frames=4, image_size=112, leaps=leaps)[i]["clip_masks"].numpy() for i in range(12)]
+
+    wholes = [concept_clip(i, 4, 112).masks for i in range(12)]
+    smooth, leaping = kept(parts(0.0)), kept(parts(1.0))
+    assert smooth > 0.45 and smooth > 1.3 * kept(wholes)
+    assert leaping < 0.8 * smooth
+
+
+def test_pictures_without_masks_are_passed_over() -> None:
+    bare = replace(concept_scene(4, "train", image_size=112), masks=None)
+    masked = concept_scene(5, "train", image_size=112)
+    item = ClipDataset([bare, masked], length=3, num_frames=2, image_size=112, max_objects=2)[1]
+    assert 1 <= item["clip_masks"].shape[1] <= 2
+    with pytest.raises(ValueError, match="no object with a mask"):
+        ClipDataset([bare], length=3, num_frames=2, image_size=112)[0]
+
+
+def test_every_fourth_clip_is_a_photo_in_motion() -> None:
+    drawn, photos = [list(range(100)), [[f"a{i}" for i in range(100)], [f"b{i}" for i in range(100)]]]
+    mixed = ClipMixture(drawn, photos)  # type: ignore[arg-type]
+    assert [mixed[i] for i in range(9)] == [0, 1, 2, "a3", 4, 5, 6, "b7", 8]
+    assert ClipMixture(drawn)[3] == 3  # type: ignore[arg-type, comparison-overlap]

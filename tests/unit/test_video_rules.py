@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sam3_hf import Sam3Config
 from sam3_hf.video.rules import (
     Association,
     LifeState,
@@ -70,6 +71,23 @@ def lived(num_frames: int, association: Association, rules: VideoRules = RULES, 
 def test_rules_that_cannot_be_meant_are_refused(name: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"expected|raise the delay"):
         VideoRules(**{name: value})
+
+
+def test_a_configuration_names_the_rules() -> None:
+    assert VideoRules.from_config(Sam3Config()) == RULES
+    own = Sam3Config(
+        new_det_thresh=0.6, hotstart_delay=4, hotstart_unmatch_thresh=3, hotstart_dup_thresh=2, max_num_objects=7,
+        recondition_every_nth_frame=1, recondition_on_trk_masks=False, high_conf_thresh=0.3, high_iou_thresh=0.4,
+        fill_hole_area=0, max_trk_keep_alive=40, det_nms_thresh=0.2, trk_assoc_iou_thresh=0.6,
+    )  # fmt: skip
+    assert VideoRules.from_config(own) == VideoRules(
+        new_object_threshold=0.6, hot_start_delay=4, hot_start_unmatched=3, hot_start_duplicate=2, max_objects=7,
+        recondition_every=1, recondition_on_tracks=False, recondition_score=0.3, recondition_iou=0.4,
+        max_hole_area=0, keep_alive_max=40, nms_iou=0.2, track_iou=0.6,
+    )  # fmt: skip
+    assert VideoRules.from_config(Sam3Config(max_num_objects=-1)).max_objects is None
+    with pytest.raises(ValueError, match="association_iou is 3"):
+        VideoRules.from_config(Sam3Config(assoc_iou_thresh=3.0))
 
 
 def test_rules_without_heuristics_try_no_track_and_prompt_none_anew() -> None:

@@ -321,6 +321,55 @@ def test_a_bank_does_not_grow() -> None:
     assert 0 in bank.fixed  # where the object appeared first
 
 
+def test_rules_are_those_of_the_model_unless_others_are_given(processor: Sam3Processor, tmp_path: Path) -> None:
+    config = tiny_config(SIZE)
+    config.hotstart_delay = config.hotstart_unmatch_thresh = config.hotstart_dup_thresh = 2
+    model = Sam3Model(config).eval()
+    session = processor.init_video_session(_frames(4))
+    processor.add_text_prompt(session, "dog")
+    assert session.rules == VideoRules()  # nobody has followed it
+    outputs = propagate(model, session)
+    next(outputs)
+    assert session.rules == VideoRules.from_config(config) and session.last_frame == 1  # held back by one frame, not 14
+    session.save(tmp_path / "session.pt")
+    assert VideoSession.load(tmp_path / "session.pt").rules == session.rules
+    given = processor.init_video_session(_frames(4), rules=VideoRules(hot_start_delay=8))
+    processor.add_text_prompt(given, "dog")
+    list(propagate(model, given))
+    assert given.rules == VideoRules(hot_start_delay=8)
+
+
+@pytest.mark.parametrize("on_tracks", [True, False])
+def test_a_detection_prompts_its_track_anew_or_takes_its_place(on_tracks: bool, processor: Sam3Processor) -> None:
+    torch.manual_seed(0)
+    model = Sam3Model(tiny_config(SIZE)).eval()
+    model.tracker_model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(9.0)  # never lost
+    rules = VideoRules(
+        hot_start_delay=0, hot_start_unmatched=0, hot_start_duplicate=0, association_iou=0.0, max_hole_area=0,
+        recondition_every=1, recondition_score=0.6, recondition_iou=0.0, recondition_on_tracks=on_tracks,
+    )  # fmt: skip
+    session = processor.init_video_session(_frames(3), rules=rules)
+    processor.add_text_prompt(session, "red square")
+    side = 4 * SIZE // 14
+
+    def detected(x: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        masks = torch.full((1, side, side), -5.0)
+        masks[0, 4:10, x : x + 6] = 5.0
+        return [(masks, torch.tensor([0.9]))]
+
+    frames = _frames(3)
+    track_frame(model, session, 0, prepare(session, frames[0]), detections=detected(2))
+    found = track_frame(model, session, 1, prepare(session, frames[1]), detections=detected(4))
+    [number] = found.object_ids
+    assert 1 in session.objects[number].bank.fixed
+    is_detection = torch.equal(found.obj_id_to_mask[number].squeeze(), detected(4)[0][0][0])
+    assert is_detection is not on_tracks
+    weak = [(detected(6)[0][0], torch.tensor([0.55]))]
+    found = track_frame(model, session, 2, prepare(session, frames[2]), detections=weak)
+    assert 2 not in session.objects[number].bank.fixed
+    assert not torch.equal(found.obj_id_to_mask[number].squeeze(), weak[0][0][0])
+
+
 def test_unseen_objects_are_forgotten_and_new_ones_limited(model: Sam3Model, processor: Sam3Processor) -> None:
     session = processor.init_video_session(_frames(), rules=replace(LOOSE, max_objects=2, nms_iou=0.0), forget_after=1)
     processor.add_text_prompt(session, "square")

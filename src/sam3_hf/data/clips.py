@@ -254,7 +254,12 @@ def _draw_frames(
 
 
 def concept_clip(
-    seed: int, num_frames: int = 24, image_size: int = 224, split: str = "train", max_objects: int = 6
+    seed: int,
+    num_frames: int = 24,
+    image_size: int = 224,
+    split: str = "train",
+    max_objects: int = 6,
+    shown: Sequence[int] | None = None,
 ) -> ConceptClip:
     """A clip of moving shapes: exact masks, lasting identities, true phrases, and absent ones one word away from true.
 
@@ -267,6 +272,8 @@ def concept_clip(
         image_size: height and width in pixels, at least 64.
         split: "train", "val" or "unseen", as for `concept_scene`.
         max_objects: 1 to 12; a clip holds from 2 up to this many objects.
+        shown: numbers of the frames to draw, in the order in which they are wanted; the others are left out, and cost
+            next to nothing. None: all.
 
     Raises:
         TypeError, ValueError: an argument is not as described.
@@ -276,6 +283,10 @@ def concept_clip(
     num_frames = whole_number(num_frames, "num_frames", 1, 1000)
     image_size = whole_number(image_size, "image_size", MIN_IMAGE_SIZE)
     max_objects = whole_number(max_objects, "max_objects", 1, MAX_OBJECTS)
+    if shown is not None:
+        shown = [whole_number(frame, "each of shown", 0, num_frames - 1) for frame in shown]
+        if not shown:
+            raise ValueError("shown names no frame; give the numbers of the frames to draw, or None for all.")
     rng = seeded(seed, _CLIP_STREAM + number)
     style, background, colours = fitting_background(rng)
     num_objects = pick(rng, range(min(2, max_objects), max_objects + 1))
@@ -291,8 +302,12 @@ def concept_clip(
     # Objects of one colour could not be told apart where they overlap, but for their outlines.
     rim = len({kind.colour for kind in kinds}) < len(kinds) or chance(rng, 0.4)
     canvas = draw_background(rng, image_size, style, background)
+    clip_id = f"clip-{split}-{image_size}x{num_frames}-{seed}"
+    if shown is not None:
+        animated, masks = [[sprites[frame] for frame in shown] for sprites in animated], masks[list(shown)]
+        clip_id += "-" + ".".join(map(str, shown))
     return ConceptClip(
-        clip_id=f"clip-{split}-{image_size}x{num_frames}-{seed}",
+        clip_id=clip_id,
         frames=_draw_frames(rng, canvas, animated, tones, rim),
         masks=masks,
         concepts=name_objects(rng, kinds, split),

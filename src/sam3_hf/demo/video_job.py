@@ -168,7 +168,12 @@ class VideoJob:
             self._stop_file.unlink(missing_ok=True)
             self._found, self.spans = {}, {}
             self._forget_corrections(threshold, new_threshold)
-            rules = VideoRules(threshold, max(threshold, new_threshold or 0.0), max_objects=MAX_OBJECTS)
+            rules = replace(
+                VideoRules.from_config(self.engine.model.config),
+                detection_threshold=threshold,
+                new_object_threshold=max(threshold, new_threshold or 0.0),
+                max_objects=MAX_OBJECTS,
+            )
             total = self.frames.num_frames
             total = max_frames if total is None else min(total, max_frames or total)
             begun = time.monotonic()

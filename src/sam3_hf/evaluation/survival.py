@@ -20,7 +20,7 @@ _COVERS = 0.5
 
 def identity_survival(
     pairs: Iterable[VideoPair],
-    max_hidden: Sequence[int] = (2, 5, 10),
+    max_hidden: Sequence[int] = (5, 10, 15),
     threshold: float = 0.5,
     iou_type: str = "segm",
 ) -> dict[str, float]:

@@ -5,6 +5,7 @@ Video i belongs to process i modulo their number; what is done is kept in a jour
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class VideoAsker:
 
     Args:
         spec: the model; only phrases can be asked.
-        threshold: least score of a detector's boxes; SAM 3 has the released rules.
+        threshold: least score of a detector's boxes; SAM 3 has the rules of its configuration.
         device: as for a model.
 
     Raises ValueError for prompts other than phrases, and for a detector without a tracker.
@@ -59,7 +60,10 @@ class VideoAsker:
         name = spec.masks or spec.model
         self.model = Sam3Model.from_pretrained(name, dtype=spec.dtype).eval().to(device)
         self.processor = Sam3Processor(size=self.model.config.image_size)
-        self.rules = None if self.detector is None else VideoRules(threshold, threshold)
+        self.rules: VideoRules | None = None
+        if self.detector is not None:
+            own = VideoRules.from_config(self.model.config)
+            self.rules = replace(own, detection_threshold=threshold, new_object_threshold=threshold)
 
     @torch.inference_mode()
     def results(self, source: Any, video_id: int, info: VideoInfo, phrases: Mapping[str, int]) -> list[dict[str, Any]]:

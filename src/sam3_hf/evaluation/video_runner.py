@@ -59,7 +59,7 @@ def evaluate_video_model(
     max_present: int = 4,
     max_absent: int = 2,
     threshold: float = 0.5,
-    max_hidden: Sequence[int] = (2, 5, 10),
+    max_hidden: Sequence[int] = (5, 10, 15),
     seed: int = 0,
     output_dir: str | Path | None = None,
     progress: bool = True,
@@ -69,7 +69,7 @@ def evaluate_video_model(
     Args:
         model, processor: any `Sam3Model` and its processor.
         clips: concept clips with different `clip_id`s; one is in memory at a time.
-        rules: a `VideoRules`; None: the released ones.
+        rules: a `VideoRules`; None: those of the model's configuration.
         max_present, max_absent: phrases asked of a clip, all in one session.
         threshold: least score of a track.
         max_hidden: numbers of hidden frames, see `identity_survival`.

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.examples import ConceptExample
 from ..hub import local_directory
 from ..modeling import Sam3Model
-from ..ops.boxes import box_cxcywh_to_xyxy
+from ..ops.boxes import box_cxcywh_to_xyxy, clip_boxes_to_pixels
 from ..ops.masks import rle_encode
 from ..ops.nms import box_nms
 from ..processing import Sam3Processor
@@ -53,12 +53,10 @@ class MasksOfBoxes:
         size = (int(picture.shape[1]), int(picture.shape[2]))
         pixels = self.processor(images=picture)["pixel_values"]
         embeddings = self.model.get_image_embeddings(pixels.to(self.model.device, self.model.dtype))
-        limits = np.array([size[1], size[0]], dtype=np.float64)
 
         @torch.inference_mode()
         def draw(boxes: np.ndarray) -> list[Rle]:
-            low = np.clip(boxes[:, :2], 0, limits - 1)
-            inside = np.concatenate((low, np.maximum(np.minimum(boxes[:, 2:], limits), low + 1)), 1)
+            inside = clip_boxes_to_pixels(torch.as_tensor(boxes, dtype=torch.float64), size)
             codes: list[Rle] = []
             for start in range(0, len(inside), _BOXES_AT_ONCE):
                 shown = [inside[start : start + _BOXES_AT_ONCE].tolist()]

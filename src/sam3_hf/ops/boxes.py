@@ -4,7 +4,7 @@ size.
 Every function works at any scale: pixels, or 0..1 of the picture.
 """
 
-from torch import Tensor, stack, tensor
+from torch import Tensor, cat, stack, tensor
 
 __all__ = [
     "box_area",
@@ -14,6 +14,7 @@ __all__ = [
     "box_xyxy_to_cxcywh",
     "box_xyxy_to_xywh",
     "clip_boxes",
+    "clip_boxes_to_pixels",
     "scale_boxes",
 ]
 
@@ -62,6 +63,14 @@ def clip_boxes(boxes_xyxy_px: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     limit = tensor([width, height, width, height], dtype=boxes_xyxy_px.dtype, device=boxes_xyxy_px.device)
     return boxes_xyxy_px.clamp(min=0).minimum(limit)
+
+
+def clip_boxes_to_pixels(boxes_xyxy_px: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) in a picture of `size` (height, width), at least a pixel each way: outside ones at its border."""
+    clipped = clip_boxes(boxes_xyxy_px, size)
+    last = tensor([size[1] - 1, size[0] - 1], dtype=clipped.dtype, device=clipped.device)
+    low = clipped[..., :2].minimum(last)
+    return cat((low, clipped[..., 2:].maximum(low + 1)), dim=-1)
 
 
 def scale_boxes(boxes_xyxy_norm: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,16 +4,19 @@ usage: python -m sam3_hf.training.bundled OUTPUT [--name-minutes 35] [--minutes 
        (several processes: torchrun --nproc_per_node 2 -m sam3_hf.training.bundled ...)
 
 Trains the detector on concept scenes and, with `--data`, on the train splits of COCO JSON folders
-(`FOLDER/NAME/train.json`), then clicks and tracking on the frozen vision tower, and writes the model to OUTPUT/model.
+(`FOLDER/NAME/train.json`), goes on with larger pictures, which show small objects, then trains clicks and tracking on
+the frozen vision tower, and writes the model to OUTPUT/model.
 Stopped at any moment, the same command goes on from the last checkpoint. docs/tiny_model.md has what came of it.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from ..configuration import Sam3Config
@@ -97,6 +100,23 @@ def export(model: Sam3Model, folder: Path) -> None:
         save_file(weights, partial, metadata={"format": "pt"})
 
 
+def at_size(model: Sam3Model, image_size: int) -> Sam3Model:
+    """The model with the same weights for pictures of another size, its table of positions stretched to their grid."""
+    config = deepcopy(model.config)
+    config.image_size = image_size
+    for half in (config.detector_config, config.tracker_config):
+        half.vision_config.backbone_config.pretrain_image_size = image_size
+    weights = model.state_dict()
+    [name] = [name for name in weights if name.endswith("embeddings.position_embeddings")]
+    side = image_size // config.detector_config.vision_config.backbone_config.patch_size
+    before = round(weights[name].shape[1] ** 0.5)
+    table = weights[name].transpose(1, 2).unflatten(2, (before, before))
+    stretched = F.interpolate(table, (side, side), mode="bicubic", align_corners=False)
+    large = Sam3Model(config)
+    large.load_state_dict(weights | {name: stretched.flatten(2).transpose(1, 2)})
+    return large
+
+
 def train(options: argparse.Namespace) -> None:
     """All stages that are asked for, and the model in OUTPUT/model."""
     output = Path(options.output)
@@ -127,12 +147,18 @@ def train(options: argparse.Namespace) -> None:
         train_words(model.detector_model, collator, options, seed)
     if options.minutes:
         train_detector(model.detector_model, data, collator, options)
+    if options.large_minutes:
+        size = options.large_size
+        model = at_size(model, size).to(place)
+        data = training_data(folder, size, MIXTURE | options.share, seed + 1, options.max_objects)
+        collator = ConceptCollator(Sam3Processor(size=size))
+        train_detector(model.detector_model, data, collator, options, "large")
     if options.fresh_neck or not options.init:
         model.tracker_neck.load_state_dict(model.detector_model.vision_encoder.neck.state_dict())
     if options.click_minutes:
         train_clicks(model, data, collator, options)
     if options.clip_minutes:
-        train_clips(model, options, seed)
+        train_clips(model, data, options, seed)
     if rank == 0:
         export(model, output / "model")
     if processes > 1:
@@ -152,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("output")
     add("--minutes", type=float, default=100, help="of the detector's training (0: none)")
+    add("--large-minutes", type=float, default=80, help="of the same with pictures of --large-size (0: none)")
+    add("--large-size", type=int, default=336, help="side of the pictures from then on")
     add("--name-minutes", type=float, default=0, help="of the stage before: shapes, colours, ... by name (0: none)")
     add("--name-weight", type=float, default=2.0, help="of names beside the detector's loss")
     add("--outline-weight", type=float, default=5.0, help="of outlines beside the detector's loss")

@@ -15,13 +15,25 @@ from .collator import ConceptCollator, ConceptDataset, ConceptSample
 from .datasets import load_coco
 from .naming import NamedScenes
 from .sampling import ConceptSampler
+from .tracking import ClipDataset
 
-__all__ = ["MIXTURE", "NUM_SCENES", "PICTURES_AN_EPOCH", "Mixture", "batches", "named_batches", "training_data"]
+__all__ = [
+    "MIXTURE",
+    "NUM_SCENES",
+    "PICTURES_AN_EPOCH",
+    "ClipMixture",
+    "Mixture",
+    "batches",
+    "named_batches",
+    "training_clips",
+    "training_data",
+]
 
 # Share of each source in what the model sees. Scenes teach language; each photo set is small.
 MIXTURE = {"scenes": 0.55, "facade": 0.12, "nuclei": 0.08, "clothing": 0.13, "coco": 0.12}
 NUM_SCENES = 1_000_000
 PICTURES_AN_EPOCH = 8000
+CLIPS_A_PHOTO = 4  # every fourth clip is a photo set in motion, where there are photos
 
 
 class Mixture(Dataset[ConceptSample]):
@@ -94,3 +106,26 @@ def named_batches(detector: Sam3Detector, options: argparse.Namespace, seed: int
     )
     while True:
         yield from loader
+
+
+class ClipMixture(Dataset[dict[str, Any]]):
+    """Concept clips and, in every `CLIPS_A_PHOTO`th place, photos set in motion."""
+
+    def __init__(self, drawn: ClipDataset, photos: Sequence[ClipDataset] = ()) -> None:
+        self.drawn, self.photos = drawn, photos
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        round_, place = divmod(index, CLIPS_A_PHOTO)
+        if self.photos and place == CLIPS_A_PHOTO - 1:
+            return self.photos[round_ % len(self.photos)][index]
+        return self.drawn[index]
+
+
+def training_clips(data: Mixture, num_frames: int, image_size: int, seed: int = 0) -> ClipMixture:
+    """What the bundled tracker is trained on: concept clips, and the photos of `data` set in motion, set by set."""
+    photos = [source.examples for name, source in data.sources if name != "scenes"]
+    sources = [ClipDataset(one, num_frames=num_frames, image_size=image_size, seed=seed) for one in (None, *photos)]
+    return ClipMixture(sources[0], sources[1:])

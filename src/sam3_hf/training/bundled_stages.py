@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ..data import SceneDataset
 from ..files import written_whole
 from ..modeling import Sam3Detector, Sam3Model
-from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches, named_batches
+from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches, named_batches, training_clips
 from .clicks import click_loss, drawn_objects
 from .collator import ConceptCollator, ConceptDataset
 from .ema import ExponentialMovingAverage
@@ -24,7 +24,7 @@ from .muon import Muon, split_matrices
 from .naming import NamingTrainer
 from .recipes import parameter_groups
 from .sampling import ConceptSampler
-from .tracking import ClipCollator, ClipDataset
+from .tracking import ClipCollator
 from .words import TellingScenes, WordTrainer, cell_coverage
 
 __all__ = [
@@ -200,13 +200,18 @@ def train_words(detector: Sam3Detector, collator: ConceptCollator, options: argp
 
 
 def train_detector(
-    detector: Sam3Detector, data: Mixture, collator: ConceptCollator, options: argparse.Namespace
+    detector: Sam3Detector,
+    data: Mixture,
+    collator: ConceptCollator,
+    options: argparse.Namespace,
+    stage: str = "detector",
 ) -> None:
-    """Trains the concept half; leaves the average of its weights in it."""
+    """Trains the concept half; leaves the average of its weights in it. `stage`: "detector", or "large"."""
     detector.set_attn_implementation("eager")  # on a CPU in bfloat16, twice as fast as the fused one backwards
     naming = NamingTrainer(detector, collator.processor.tokenizer)
     lessons = Lessons(detector, naming, options.name_weight, options.outline_weight).train()
-    run = Run("detector", lessons, options.steps or options.minutes, options)
+    minutes = options.large_minutes if stage == "large" else options.minutes
+    run = Run(stage, lessons, options.steps or minutes, options)
     trained: torch.nn.Module = lessons
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(lessons, find_unused_parameters=True)
@@ -264,13 +269,13 @@ def train_clicks(model: Sam3Model, data: Mixture, collator: ConceptCollator, opt
     run.average.copy_to(clicks)
 
 
-def train_clips(model: Sam3Model, options: argparse.Namespace, seed: int) -> None:
-    """Trains the whole tracker on concept clips; leaves the average of its weights in it."""
+def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, seed: int) -> None:
+    """Trains the whole tracker on `training_clips`; leaves the average of its weights in it."""
     run = Run("clips", only_tracker(model), options.steps or options.clip_minutes, options)
     trained: torch.nn.Module = model
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-    clips = ClipDataset(num_frames=options.clip_frames, image_size=options.image_size, seed=seed)
+    clips = training_clips(data, options.clip_frames, model.config.image_size, seed)
     loader = DataLoader(
         clips, 1, collate_fn=ClipCollator(), num_workers=options.workers, sampler=range(run.step, len(clips))
     )

@@ -1,7 +1,6 @@
 """Clips to train the tracker on: drawn ones, and pictures set in motion."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from ..video.clip_loss import PROMPTS
 __all__ = ["ClipCollator", "ClipDataset", "moving_picture"]
 
 _HALF = (0.5, 0.5, 0.5)
-_TIMES_AS_LONG = (2, 4, 6)
+_TIMES_AS_LONG = (3, 6, 12)
+_TRIES = 100  # clips drawn for an item before giving up: some pictures have no masks, some clips nothing at the start
 
 
 class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
@@ -32,6 +32,8 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         image_size: side of the square that the model sees.
         max_objects: at most so many objects of a clip.
         seed: with an item's number it decides the clip.
+        leaps: share of concept clips whose frames are drawn from anywhere in the whole, in order: objects that were
+            hidden or away must be found again elsewhere. In the others the frames follow one another.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         image_size: int = 224,
         max_objects: int = 4,
         seed: int = 0,
+        leaps: float = 0.4,
     ) -> None:
         self.pictures, self.length, self.num_frames = pictures, length, num_frames
-        self.image_size, self.max_objects, self.seed = image_size, max_objects, seed
+        self.image_size, self.max_objects, self.seed, self.leaps = image_size, max_objects, seed, leaps
 
     def __len__(self) -> int:
         return self.length
@@ -53,14 +56,13 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if not 0 <= index < self.length:
             raise IndexError(f"clip {index} of {self.length}")
         rng = np.random.default_rng((self.seed, index))
-        while True:
-            if self.pictures is None:
-                clip = self._part(rng)
-            else:
-                clip = moving_picture(self.pictures[int(rng.integers(len(self.pictures)))], self.num_frames, rng)
+        for _ in range(_TRIES):
+            clip = self._part(rng) if self.pictures is None else self._moving(rng)
             start = np.flatnonzero(clip.masks[0].any((1, 2)))
             if len(start):
                 break
+        else:
+            raise ValueError(f"{_TRIES} clips drawn for item {index} had no object with a mask on their first frame.")
         chosen = rng.permutation(start)[: self.max_objects]
         side = self.image_size
         pictures = (torch.from_numpy(frame).permute(2, 0, 1) for frame in clip.frames)
@@ -70,13 +72,21 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return {"pixel_values": pixels, "clip_masks": masks, "clip_prompts": PROMPTS[index % len(PROMPTS)]}
 
     def _part(self, rng: np.random.Generator) -> ConceptClip:
-        """`num_frames` in a row of a concept clip that is 2 to 6 times as long."""
-        whole = concept_clip(
-            int(rng.integers(2**40)), self.num_frames * int(rng.choice(_TIMES_AS_LONG)), self.image_size
-        )
-        first = int(rng.integers(whole.num_frames - self.num_frames + 1))
-        part = slice(first, first + self.num_frames)
-        return replace(whole, frames=whole.frames[part], masks=whole.masks[part])
+        """`num_frames` of a concept clip that is 3 to 12 times as long, forwards or backwards."""
+        length = self.num_frames * int(rng.choice(_TIMES_AS_LONG))
+        if rng.random() < self.leaps:
+            shown = np.sort(rng.choice(length, self.num_frames, replace=False))
+        else:
+            shown = np.arange(self.num_frames) + rng.integers(length - self.num_frames + 1)
+        order = shown[::-1] if rng.random() < 0.5 else shown
+        return concept_clip(int(rng.integers(2**40)), length, self.image_size, shown=order.tolist())
+
+    def _moving(self, rng: np.random.Generator) -> ConceptClip:
+        """A picture in motion; without objects where it has no masks."""
+        example = self.pictures[int(rng.integers(len(self.pictures)))]
+        if not example.masks:
+            return ConceptClip("", np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 0, 1, 1), bool), {})
+        return moving_picture(example, self.num_frames, rng, max_objects=self.max_objects)
 
 
 class ClipCollator:
@@ -90,7 +100,13 @@ class ClipCollator:
         return batch | {"pixel_values": torch.stack([clip["pixel_values"] for clip in clips])}
 
 
-def moving_picture(example: ConceptExample, num_frames: int, rng: np.random.Generator, side: int = 256) -> ConceptClip:
+def moving_picture(
+    example: ConceptExample,
+    num_frames: int,
+    rng: np.random.Generator,
+    side: int = 256,
+    max_objects: int | None = None,
+) -> ConceptClip:
     """A clip in which a picture shifts, turns and grows a little from frame to frame, its objects with it.
 
     Args:
@@ -98,14 +114,16 @@ def moving_picture(example: ConceptExample, num_frames: int, rng: np.random.Gene
         num_frames: of the clip.
         rng: draws the motion.
         side: of the frames, in pixels.
+        max_objects: so many objects at most, drawn from all; None: all.
     """
     from .pictures import open_picture
 
     picture = open_picture(example)
     if not picture.regions:
         raise ValueError(f"picture {picture.image_id!r} has no masks, so its objects cannot be followed.")
-    drawn_masks = np.zeros((len(picture.regions), *picture.size), dtype=bool)
-    for region, mask in zip(picture.regions, drawn_masks, strict=True):
+    regions = [picture.regions[i] for i in rng.permutation(len(picture.regions))[:max_objects]]
+    drawn_masks = np.zeros((len(regions), *picture.size), dtype=bool)
+    for region, mask in zip(regions, drawn_masks, strict=True):
         region.paint(mask)
     image, masks = picture.pixels[None].float(), torch.from_numpy(drawn_masks)[None].float()
     angle, shift, growth = rng.normal(0, 0.03), rng.normal(0, 0.03, 2), rng.normal(0, 0.02)

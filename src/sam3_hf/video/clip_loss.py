@@ -18,12 +18,16 @@ from .memory_bank import FrameMemory, MemoryBank, stack_memories
 __all__ = ["PROMPTS", "clip_loss", "clips_loss"]
 
 PROMPTS = ("mask", "point", "box")
+# Of a frame in training, for all objects on it: a click on a wrong part; or, as when a detection prompts a track anew,
+# the true masks, which are remembered in place of the answers.
+CORRECTIONS = 0.1
+REMINDERS = 0.2
 
 
 def clips_loss(
     model: Sam3Model, pixel_values: Tensor, clip_masks: Sequence[Tensor], clip_prompts: Sequence[str] | None = None
 ) -> Sam3ClipOutput:
-    """A `Sam3ClipOutput`: the mean over clips of `clip_loss`, with a few correction clicks in training mode.
+    """A `Sam3ClipOutput`: the mean over clips of `clip_loss`, with a few corrections and reminders in training mode.
 
     Args:
         model: its tracker and the tracker's neck learn.
@@ -37,10 +41,10 @@ def clips_loss(
             f"pixel_values {tuple(pixel_values.shape)} with {len(clip_masks)} clip_masks and {len(prompts)} "
             "clip_prompts; expected (num_clips, num_frames, 3, S, S) and one of each for every clip."
         )
-    corrections = 0.1 if model.training else 0.0
+    corrections, reminders = (CORRECTIONS, REMINDERS) if model.training else (0.0, 0.0)
     losses, sums = [], dict[str, Tensor]()
     for pixels, masks, prompt in zip(pixel_values, clip_masks, prompts, strict=True):
-        loss, terms = clip_loss(model, pixels, masks, prompt, corrections)
+        loss, terms = clip_loss(model, pixels, masks, prompt, corrections, reminders)
         losses.append(loss)
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(prompts)
@@ -52,7 +56,8 @@ def clip_loss(
     pixel_values: Tensor,
     masks_bool: Tensor,
     prompt: str = "mask",
-    corrections: float = 0.1,
+    corrections: float = CORRECTIONS,
+    reminders: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean loss of objects that are followed through a clip, and its mean terms (focal 20; dice, IoU, occlusion 1).
 
@@ -65,6 +70,8 @@ def clip_loss(
         masks_bool: (num_frames, num_objects, h, w); each object is visible on the first frame.
         prompt: how the objects are shown: "mask", "point" or "box".
         corrections: probability of a click on a wrong part, on each later frame; it fixes the frame, as a user's does.
+        reminders: probability, on each later frame, that the objects to be seen are shown by their masks once more,
+            after the answer was judged.
 
     Raises:
         ValueError: an unknown prompt, fewer than two frames, or an object that is not on the first one.
@@ -87,7 +94,8 @@ def clip_loss(
     longest = min(num_frames, tracker.config.max_object_pointers_in_encoder)
     for t in range(num_frames):
         frame = tracker.frame_maps(tuple(m[t : t + 1] for m in maps))
-        wanted, is_fixed = masks_bool[t], t == 0
+        wanted, chance = masks_bool[t], float(torch.rand(()))
+        is_fixed = torch.full((num_objects,), t == 0, device=wanted.device)
         if t == 0:
             found = _show(tracker, frame, wanted, prompt, model.config.image_size)
         else:
@@ -96,21 +104,24 @@ def clip_loss(
             )
             found = tracker.follow(frame, memories)
         _learn(found, wanted, losses, sums)
-        if t and float(torch.rand(())) < corrections:
+        if t and chance < corrections:
             shown = F.interpolate(found.masks[:, None], wanted.shape[-2:], mode="bilinear")[:, 0] > 0
             points, labels = correction_clicks(shown, wanted)
             points = points[:, None] * model.config.image_size
             found = tracker.point_out(frame, points, labels[:, None], found.masks.detach(), memories)
             _learn(found, wanted, losses, sums)
-            is_fixed = True
+            is_fixed[:] = True
+        elif t and chance < corrections + reminders:
+            is_fixed = wanted.flatten(1).any(1)
+            found = _reminded(found, tracker.take_masks(frame, wanted), is_fixed)
         if t + 1 == num_frames:
             break
         remembered = tracker.remember(frame, found.masks, found.scores > 0, certain=is_fixed)
-        for bank, features, pointer, quality in zip(
-            banks, remembered, found.pointers, found.quality.tolist(), strict=True
+        for bank, features, pointer, quality, fixed in zip(
+            banks, remembered, found.pointers, found.quality.tolist(), is_fixed.tolist(), strict=True
         ):
             memory = FrameMemory(features, pointer, quality)
-            if is_fixed:
+            if fixed:
                 bank.fix(t, memory)
             else:
                 bank.add(t, memory, tracker.config)
@@ -131,6 +142,16 @@ def _show(tracker: Any, frame: FrameMaps, masks_bool: Tensor, prompt: str, image
         labels = torch.tensor([[2, 3]], device=points.device).expand(len(points), -1)
     pointed: ObjectMasks = tracker.point_out(frame, points, labels)
     return pointed
+
+
+def _reminded(found: ObjectMasks, shown: ObjectMasks, is_shown: Tensor) -> ObjectMasks:
+    """The answers, but for the objects that are shown once more what was shown of them."""
+    return ObjectMasks(
+        torch.where(is_shown[:, None, None], shown.masks, found.masks),
+        torch.where(is_shown, shown.ious, found.ious),
+        torch.where(is_shown, shown.scores, found.scores),
+        torch.where(is_shown[:, None], shown.pointers, found.pointers),
+    )
 
 
 def _learn(found: ObjectMasks, wanted: Tensor, losses: list[Tensor], sums: dict[str, Tensor]) -> None:

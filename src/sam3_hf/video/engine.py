@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..modeling import Sam3Model, Sam3VideoTracker
 from ..modeling.tracker import FrameMaps
+from ..ops.boxes import clip_boxes_to_pixels
 from ..ops.components import fill_holes_and_remove_specks
 from ..processing.images import normalize_pixels, resize_image
 from .memory_bank import FrameMemory, stack_memories
@@ -53,6 +54,7 @@ class _Followed:
         pointers: (objects, channels).
         qualities: (objects,) see `ObjectMasks.quality`.
         is_given: of each, whether a prompt or a detection on this very frame says where it is.
+        corrected: numbers of those whose mask is now that of a detection.
     """
 
     objects: list[TrackedObject]
@@ -61,6 +63,7 @@ class _Followed:
     pointers: Tensor
     qualities: list[float]
     is_given: list[bool]
+    corrected: set[int] = field(default_factory=set)
 
 
 class _Parts:
@@ -144,13 +147,12 @@ def masks_of_boxes(
     """
     assert session.video_size is not None  # `prepare` has seen the frame
     height, width = session.video_size
-    low = torch.minimum(boxes_xyxy[:, :2].clamp(min=0), torch.tensor([width - 1.0, height - 1.0]))
-    high = torch.maximum(torch.minimum(boxes_xyxy[:, 2:], torch.tensor([float(width), float(height)])), low + 1)
+    boxes = clip_boxes_to_pixels(boxes_xyxy, (height, width))
     parts = _Parts(model)
     seen = parts.see(session, frame, pixels)
     coarse = seen.maps.coarse
     side = 4 * coarse.shape[-1]
-    corners = torch.stack((low, high), 1) * (session.image_size / torch.tensor([width, height]))
+    corners = boxes.view(-1, 2, 2) * (session.image_size / torch.tensor([width, height]))
     labels = torch.tensor([2, 3]).expand(len(corners), -1)
     step = session.objects_at_once or max(len(corners), 1)
     drawn = []
@@ -184,6 +186,7 @@ def track_frame(
         reverse: the video is followed backwards.
         detections: for each phrase mask logits (n, 4·grid, 4·grid) and scores (n,) in place of the model's own.
     """
+    session.settle_rules(model.config)
     if reverse != session.reverse:
         session.turn(reverse)
     parts = _Parts(model)
@@ -314,9 +317,13 @@ def _follow(parts: _Parts, session: VideoSession, seen: _Seen, frame: int) -> _F
         masks[places], scores[places], pointers[places] = answer.masks, answer.scores, answer.pointers
         for i, quality in zip(places, answer.quality.tolist(), strict=True):
             qualities[i] = quality
-    if session.rules.max_hole_area and len(masks):
-        masks = fill_holes_and_remove_specks(masks, session.rules.max_hole_area)
-    return _Followed(objects, masks, scores, pointers, qualities, given)
+    return _Followed(objects, _cleaned(masks, session), scores, pointers, qualities, given)
+
+
+def _cleaned(masks: Tensor, session: VideoSession) -> Tensor:
+    """Mask logits without small holes and specks."""
+    area = session.rules.max_hole_area
+    return fill_holes_and_remove_specks(masks, area) if area and len(masks) else masks
 
 
 def _anew(
@@ -327,13 +334,18 @@ def _anew(
     candidates: dict[int, int] | Any,
     followed: _Followed,
 ) -> dict[int, Tensor]:
-    """By id, the pointers of tracks that a good detection prompts anew."""
+    """By id, the pointers of tracks that a good detection prompts anew; it may correct their masks as well."""
     logits = {found.object_id: score for found, score in zip(followed.objects, followed.scores.tolist(), strict=True)}
     # The reference compares the logit, not the probability.
     chosen = {number: d for number, d in candidates.items() if logits[number] > session.rules.recondition_score}
     if not chosen:
         return {}
-    wanted = _resized(detections[list(chosen.values())], 16 * seen.maps.coarse.shape[-1]) > 0
+    masks = detections[list(chosen.values())]
+    if not session.rules.recondition_on_tracks:
+        places = {found.object_id: place for place, found in enumerate(followed.objects)}
+        followed.masks[[places[number] for number in chosen]] = _cleaned(masks, session)
+        followed.corrected |= chosen.keys()
+    wanted = _resized(masks, 16 * seen.maps.coarse.shape[-1]) > 0
     return dict(zip(chosen, parts.tracker.take_masks(seen.maps, wanted).pointers, strict=True))
 
 
@@ -356,7 +368,10 @@ def _remember(
     step = session.objects_at_once or max(len(places), 1)
     for start in range(0, len(places), step):
         part = slice(start, start + step)
-        memories = parts.tracker.remember(seen.maps, high[part], present[part])
+        certain = [followed.objects[i].object_id in followed.corrected for i in places[part]]
+        memories = parts.tracker.remember(
+            seen.maps, high[part], present[part], torch.tensor(certain, device=high.device)
+        )
         for i, memory in zip(places[part], memories, strict=True):
             found = followed.objects[i]
             pointer = followed.pointers[i] if followed.is_given[i] else fixed.get(found.object_id)
@@ -393,7 +408,7 @@ def _begin(
     high = torch.where(own, high, high.clamp(max=SUPPRESSED_LOGIT))
     taken = parts.tracker.take_masks(seen.maps, wanted)
     memories = parts.tracker.remember(seen.maps, high, taken.scores > 0, certain=True)
-    shown = fill_holes_and_remove_specks(chosen, session.rules.max_hole_area) if session.rules.max_hole_area else chosen
+    shown = _cleaned(chosen, session)
     for row, (detection, number) in enumerate(mine):
         found = session.objects.setdefault(number, TrackedObject(number))
         found.concept, found.score = concept, float(scores[detection])

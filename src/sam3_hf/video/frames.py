@@ -81,12 +81,16 @@ class FrameSource(ABC):
         self._closed = False
 
     def __iter__(self) -> Iterator[Frame]:
-        """Yields the kept frames from the first one on.
+        """Yields the kept frames from the first one on; see `frames_from`."""
+        return self.frames_from(0)
+
+    def frames_from(self, first: int) -> Iterator[Frame]:
+        """Yields the kept frames from number `first` on; those before are not read where the source can go there.
 
         Raises VideoReadError, after all good frames, where the rest cannot be read or has another size.
         """
         self._check_open()
-        for index, (image, time) in enumerate(self._kept()):
+        for index, (image, time) in enumerate(self._kept(first), first):
             self._check_size(image, index)
             yield Frame(index, image, time)
 
@@ -121,8 +125,8 @@ class FrameSource(ABC):
         self.close()
 
     @abstractmethod
-    def _kept(self) -> Iterator[_Picture]:
-        """The frames left by start, end and stride, in order."""
+    def _kept(self, first: int = 0) -> Iterator[_Picture]:
+        """The frames left by start, end and stride, in order, from number `first` of them on."""
 
     @abstractmethod
     def _at(self, index: int) -> _Picture:
@@ -248,8 +252,8 @@ class _PictureFrames(FrameSource):
         height, width = load(first).shape[:2]
         super().__init__(name, len(self._numbers), None, (height, width))
 
-    def _kept(self) -> Iterator[_Picture]:
-        for index, number in enumerate(self._numbers):
+    def _kept(self, first: int = 0) -> Iterator[_Picture]:
+        for index, number in enumerate(self._numbers[first:], first):
             try:
                 image = self._load(number)
             except (ValueError, OSError) as error:
@@ -336,7 +340,10 @@ class _StreamedFrames(FrameSource):
         self._stride, self._start, self._end = stride, start, end
         self._started = False
 
-    def _kept(self) -> Iterator[_Picture]:
+    def _kept(self, first: int = 0) -> Iterator[_Picture]:
+        return islice(self._all_kept(), first, None)
+
+    def _all_kept(self) -> Iterator[_Picture]:
         if self._started:
             raise ValueError(f"{self.name} can be iterated only once; keep its iterator, or pass a file or a list.")
         self._started = True
@@ -488,22 +495,29 @@ class _FileFrames(FrameSource):
             return None
         return len(range(first, count if last is None else min(last, count), self._stride))
 
-    def _decoded(self) -> Iterator[Any]:
-        """Decoded frames from the start border to the file's end; in files without times, to the end border."""
+    def _decoded(self, ticks: int | None = None) -> Iterator[Any]:
+        """Decoded frames from `ticks` (default: the start border) to the file's end; in files without times, from the
+        start border to the end border."""
         with closing(VideoFile(self._path)) as file:
             if not self._timed:
                 yield from islice(file.frames(), self._start or 0, self._end)
+            elif ticks is not None or self._start is not None:
+                yield from file.frames_from(self._start if ticks is None else ticks)
             else:
-                yield from file.frames() if self._start is None else file.frames_from(self._start)
+                yield from file.frames()
 
     def _is_past(self, frame: Any) -> bool:
         return self._timed and self._end is not None and frame.pts is not None and frame.pts >= self._end
 
-    def _kept(self) -> Iterator[_Picture]:
-        num_read = longest = 0
+    def _kept(self, first: int = 0) -> Iterator[_Picture]:
+        ticks = self._reachable(first) if first else None
+        if first and ticks is None:
+            yield from islice(self._kept(), first, None)
+            return
+        num_read, longest = first, 0
         last: int | None = None
         try:
-            for offset, frame in enumerate(self._decoded()):
+            for offset, frame in enumerate(self._decoded(ticks)):
                 if self._is_past(frame):
                     return
                 if offset % self._stride == 0:
@@ -562,6 +576,14 @@ class _FileFrames(FrameSource):
         if self._end is not None and ticks >= self._end:
             raise self._not_there(index)
         return ticks
+
+    def _reachable(self, index: int) -> int | None:
+        """The time of frame `index`; None where only reading from the start finds it, if it is there at all."""
+        try:
+            ticks = self._ticks_at(index) if self._findable else None
+        except ValueError:
+            return None
+        return None if ticks is None or self._found(ticks) is None else ticks
 
     def _found(self, ticks: int) -> Any:
         """The frame at `ticks`; None where seeking does not find it, and only reading from the start can."""

@@ -43,6 +43,7 @@ def propagate(
         ValueError: no video, nothing to follow, or no such frame.
         VideoReadError: the video is damaged; the results of all frames before that come first.
     """
+    session.settle_rules(model.config)
     if session.frames is None:
         raise ValueError("the session has no video; give frames one by one: model(inference_session, frame=...).")
     if not session.concepts and not session.objects:
@@ -123,8 +124,7 @@ def _images(session: VideoSession, start: int, most: int | None, reverse: bool) 
         for number in range(start, int(max(start - longest, 0)) - 1, -1):
             yield number, session.frames.read(number).image
         return
-    for frame in session.frames:
+    for frame in session.frames.frames_from(start):
         if frame.index > start + longest:
             return
-        if frame.index >= start:
-            yield frame.index, frame.image
+        yield frame.index, frame.image

@@ -54,7 +54,30 @@ _FRACTIONS = (
     "recondition_iou",
 )
 _COUNTS = ("hot_start_delay", "hot_start_unmatched", "hot_start_duplicate", "recondition_every", "max_hole_area")
-_SWITCHES = ("suppress_only_in_hot_start", "count_empty_as_missed")
+_SWITCHES = ("suppress_only_in_hot_start", "count_empty_as_missed", "recondition_on_tracks")
+# Fields of `Sam3Config`, under transformers' names.
+_IN_CONFIG = {
+    "detection_threshold": "score_threshold_detection",
+    "nms_iou": "det_nms_thresh",
+    "association_iou": "assoc_iou_thresh",
+    "track_iou": "trk_assoc_iou_thresh",
+    "new_object_threshold": "new_det_thresh",
+    "hot_start_delay": "hotstart_delay",
+    "hot_start_unmatched": "hotstart_unmatch_thresh",
+    "hot_start_duplicate": "hotstart_dup_thresh",
+    "suppress_only_in_hot_start": "suppress_unmatched_only_within_hotstart",
+    "keep_alive_start": "init_trk_keep_alive",
+    "keep_alive_max": "max_trk_keep_alive",
+    "keep_alive_min": "min_trk_keep_alive",
+    "count_empty_as_missed": "decrease_trk_keep_alive_for_empty_masklets",
+    "overlap_iou": "suppress_overlapping_based_on_recent_occlusion_threshold",
+    "recondition_every": "recondition_every_nth_frame",
+    "recondition_on_tracks": "recondition_on_trk_masks",
+    "recondition_score": "high_conf_thresh",
+    "recondition_iou": "high_iou_thresh",
+    "max_hole_area": "fill_hole_area",
+}
+NO_LIMIT = 10_000  # of objects, in configurations; -1 says so too
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,9 @@ class VideoRules:
             as good as `recondition_score` and `recondition_iou` say; 0 = off (`recondition_every_nth_frame`).
         recondition_score, recondition_iou: least score of such a detection, and least IoU with its track
             (`HIGH_CONF_THRESH` and `HIGH_IOU_THRESH` in `_associate_det_trk`).
+        recondition_on_tracks: True, as released: such a detection gives its track a new pointer, and the mask stays the
+            tracker's own; False: the detection's mask is shown and remembered in its place
+            (`recondition_on_trk_masks` in transformers).
         max_hole_area: holes and specks of at most this many pixels go, see `fill_holes_and_remove_specks`; 0 = off
             (`fill_hole_area`).
 
@@ -115,6 +141,7 @@ class VideoRules:
     recondition_every: int = 16
     recondition_score: float = 0.8
     recondition_iou: float = 0.8
+    recondition_on_tracks: bool = True
     max_hole_area: int = 16
     max_objects: int | None = None
 
@@ -147,6 +174,15 @@ class VideoRules:
             expected = "an integer" if kinds == (int,) else "a number"
             raise TypeError(f"{name} is {value!r} of type {type(value).__name__}, expected {expected}.")
         return value
+
+    @classmethod
+    def from_config(cls, config: Any) -> "VideoRules":
+        """The rules that a model's `Sam3Config` names."""
+        most = config.max_num_objects
+        return cls(
+            **{ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()},
+            max_objects=None if most == -1 or most >= NO_LIMIT else most,
+        )
 
     @classmethod
     def without_heuristics(cls) -> "VideoRules":

@@ -92,7 +92,7 @@ class VideoSession:
     Args:
         frames: the video; None: frames come one by one.
         image_size: side of the square that the model sees.
-        rules: thresholds and delays.
+        rules: thresholds and delays; None: those of the configuration of the model that first follows the video.
         device: where the model runs.
         storage_device: where memories are kept ("cpu" saves accelerator memory; None: `device`).
         memory_dtype: of stored memories; bfloat16 as in the reference.
@@ -116,7 +116,7 @@ class VideoSession:
     ) -> None:
         self.frames, self.image_size = frames, image_size
         self.image_mean, self.image_std = image_mean, image_std
-        self.rules = VideoRules() if rules is None else rules
+        self._rules = rules
         self.device = torch.device(device)
         self.storage_device = self.device if storage_device is None else torch.device(storage_device)
         self.memory_dtype, self.objects_at_once, self.forget_after = memory_dtype, objects_at_once, forget_after
@@ -134,6 +134,20 @@ class VideoSession:
         self.reverse = False
         self.num_dropped = 0  # new objects for which there was no room
         self.cache: tuple[int, Any] | None = None  # what the vision tower said of the last frame
+
+    @property
+    def rules(self) -> VideoRules:
+        """Thresholds and delays: those given, or those of the model that follows the video, until then the released."""
+        return VideoRules() if self._rules is None else self._rules
+
+    @rules.setter
+    def rules(self, rules: VideoRules) -> None:
+        self._rules = rules
+
+    def settle_rules(self, config: Any) -> None:
+        """Takes the rules of a model's configuration, where it has any and none were given."""
+        if self._rules is None and hasattr(config, "score_threshold_detection"):
+            self._rules = VideoRules.from_config(config)
 
     # ---- what transformers' sessions have ----
 

@@ -12,12 +12,11 @@ from ..models import settings_for
 from ..pictures import example_pictures, open_picture
 from ..scene import counts_html, scene, table_html
 from ..visitors import Visitor
-from .parts import FORGOTTEN, MODEL_QUEUE, Behind, Tab, alert, guarded, message, score_slider
+from .parts import EVERY_PHRASE, FORGOTTEN, MODEL_QUEUE, Behind, Tab, alert, guarded, message, score_slider
 from .stage import drawn_box, picture_file, pointed_at, save_shown, stage, staged
 
 __all__ = ["ImageTab"]
 
-_EVERY = "every phrase"
 _LIKE, _UNLIKE = "like this", "not this"
 # Files appear as links, and the browser is told to fetch the first one, so that one press is enough.
 _FETCH = "() => setTimeout(() => document.querySelector('#s3-files a[download]')?.click(), 400)"
@@ -105,7 +104,9 @@ class ImageTab(Tab):
                     label="Box in pixels: left, top, right, bottom", placeholder="40, 60, 180, 210", elem_id="s3-box"
                 )
                 self.box_kind = gr.Radio([_LIKE, _UNLIKE], value=_LIKE, label="It shows what is")
-                self.box_phrase = gr.Dropdown([_EVERY], value=_EVERY, label="Boxes count for", elem_id="s3-box-phrase")
+                self.box_phrase = gr.Dropdown(
+                    [EVERY_PHRASE], value=EVERY_PHRASE, label="Boxes count for", elem_id="s3-box-phrase"
+                )
             self.add_box = gr.Button("Add this box", size="sm", elem_id="s3-add-box")
 
     def _wire(self) -> None:
@@ -317,5 +318,5 @@ class ImageTab(Tab):
             self.undo: gr.Button(interactive=session.can_undo, visible=True),
             self.clear: gr.Button(interactive=bool(prompts.boxes), visible=True),
             self.files: gr.File(value=None, visible=False),
-            self.box_phrase: gr.Dropdown(choices=[_EVERY, *prompts.phrases]),
+            self.box_phrase: gr.Dropdown(choices=[EVERY_PHRASE, *prompts.phrases]),
         }

@@ -15,6 +15,7 @@ from ..models import ModelShelf
 from ..visitors import Visitor, Visitors
 
 __all__ = [
+    "EVERY_PHRASE",
     "EXPECTED",
     "FORGOTTEN",
     "MODEL_QUEUE",
@@ -27,6 +28,7 @@ __all__ = [
     "score_slider",
 ]
 
+EVERY_PHRASE = "every phrase"  # what boxes count for, unless for one
 MODEL_QUEUE = "model"  # requests that run the model on pictures wait for one another
 FORGOTTEN = (
     "There is no {what} yet: upload one, or use an example. If you had one: the server was restarted or you were away "

@@ -14,12 +14,11 @@ from ..scene import scene_object
 from ..timeline import timeline_html
 from ..video_job import Progress, VideoJob
 from ..visitors import Visitor
-from .parts import EXPECTED, FORGOTTEN, Behind, Tab, alert, guarded, guarded_steps, message, score_slider
+from .parts import EVERY_PHRASE, EXPECTED, FORGOTTEN, Behind, Tab, alert, guarded, guarded_steps, message, score_slider
 from .stage import drawn_box, pointed_at, save_shown, stage, staged
 
 __all__ = ["VideoTab"]
 
-_EVERY = "every phrase"
 MAX_FRAMES = 600  # of one run: a page is no place for hours; `sam3-hf video` is
 
 Updates = dict[Any, Any]
@@ -74,7 +73,7 @@ class VideoTab(Tab):
             elem_id="s3-video-phrases",
         )
         self.box_phrase = gr.Dropdown(
-            [_EVERY], value=_EVERY, label="Boxes count for", visible=False, elem_id="s3-video-box-phrase"
+            [EVERY_PHRASE], value=EVERY_PHRASE, label="Boxes count for", visible=False, elem_id="s3-video-box-phrase"
         )
         with gr.Row():
             self.run = gr.Button("Follow", variant="primary", elem_id="s3-follow")
@@ -161,7 +160,7 @@ class VideoTab(Tab):
         visitor = self.behind.visitor(request)
         if visitor.video is None:
             return self._forgotten()
-        visitor.video.add_box(int(frame), *drawn_box(event), None if phrase == _EVERY else phrase)
+        visitor.video.add_box(int(frame), *drawn_box(event), None if phrase == EVERY_PHRASE else phrase)
         return self._show(visitor, int(frame), "Example box added; press Follow.")
 
     @guarded
@@ -189,7 +188,9 @@ class VideoTab(Tab):
             phrases = parse_phrases(text)
         except ValueError:  # too many; "Follow" will say so
             return {}
-        return {self.box_phrase: gr.Dropdown(choices=[_EVERY, *phrases], value=_EVERY, visible=len(phrases) > 1)}
+        return {
+            self.box_phrase: gr.Dropdown(choices=[EVERY_PHRASE, *phrases], value=EVERY_PHRASE, visible=len(phrases) > 1)
+        }
 
     def on_other(self, request: gr.Request) -> Updates:
         self.behind.visitor(request).take_video(None)
