@@ -82,6 +82,8 @@ def bundled_config(image_size: int = 224) -> Sam3Config:
             "memory_attention_hidden_size": 64,
             "memory_attention_num_layers": 2,
             "memory_attention_feed_forward_hidden_size": 128,
+            "memory_attention_dropout": 0.0,
+            "memory_attention_rope_dropout": 0.0,
             "memory_encoder_hidden_size": 64,
             "mask_downsampler_embed_dim": 64,
             "memory_fuser_embed_dim": 64,
@@ -127,12 +129,13 @@ def train(options: argparse.Namespace) -> None:
         torch.distributed.init_process_group("nccl" if place != "cpu" else "gloo")
     torch.manual_seed(options.seed)
     size = options.image_size
-    model = (
-        Sam3Model.from_pretrained(options.init, image_size=size) if options.init else Sam3Model(bundled_config(size))
-    )
     if options.init:
-        model.detector_model.config.loss_config = dict(LOSSES)
+        config = Sam3Config.from_pretrained(options.init)
+        config.image_size, config.detector_config.loss_config = size, dict(LOSSES)
+        config.tracker_config.memory_attention_dropout = config.tracker_config.memory_attention_rope_dropout = 0.0
+        model = Sam3Model.from_pretrained(options.init, config=config)
     else:
+        model = Sam3Model(bundled_config(size))
         prime_detector(model.detector_model)
     if options.freeze_vision:
         freeze(model.detector_model, "vision")
@@ -198,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--max-objects", type=int, default=20, help="in a scene; fewer (and so larger) ones are easier to begin with")
     add("--init", help="model to start from")
     add("--freeze-vision", action="store_true", help="the vision tower stays as it is; so does the tracker")
-    add("--image-size", type=int, default=224)
+    add("--image-size", type=int, default=224, help="side of the pictures of the first stages")
     add("--batch-size", type=int, default=8, help="pictures of a process")
     add("--learning-rate", type=float, default=6e-4)
     add("--matrix-rate", type=float, default=2e-3, help="the rate of weight matrices, which Muon steps")

@@ -252,6 +252,7 @@ def only_tracker(model: Sam3Model) -> Sam3Model:
 
 def train_clicks(model: Sam3Model, data: Mixture, collator: ConceptCollator, options: argparse.Namespace) -> None:
     """Trains the click half on the frozen vision tower; leaves the average of its weights in it."""
+    model.set_attn_implementation("eager")
     clicks = Clicks(only_tracker(model))
     run = Run("clicks", clicks, options.steps or options.click_minutes, options)
     trained: torch.nn.Module = clicks
@@ -271,6 +272,7 @@ def train_clicks(model: Sam3Model, data: Mixture, collator: ConceptCollator, opt
 
 def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, seed: int) -> None:
     """Trains the whole tracker on `training_clips`; leaves the average of its weights in it."""
+    model.set_attn_implementation("eager")
     run = Run("clips", only_tracker(model), options.steps or options.clip_minutes, options)
     trained: torch.nn.Module = model
     if run.processes > 1:

@@ -498,13 +498,12 @@ class _FileFrames(FrameSource):
     def _decoded(self, ticks: int | None = None) -> Iterator[Any]:
         """Decoded frames from `ticks` (default: the start border) to the file's end; in files without times, from the
         start border to the end border."""
+        begin = self._start if ticks is None else ticks
         with closing(VideoFile(self._path)) as file:
             if not self._timed:
                 yield from islice(file.frames(), self._start or 0, self._end)
-            elif ticks is not None or self._start is not None:
-                yield from file.frames_from(self._start if ticks is None else ticks)
             else:
-                yield from file.frames()
+                yield from file.frames() if begin is None else file.frames_from(begin)
 
     def _is_past(self, frame: Any) -> bool:
         return self._timed and self._end is not None and frame.pts is not None and frame.pts >= self._end
