@@ -1,4 +1,4 @@
-# make quickstart   set up .venv, then segment a picture with a small random model
+# make quickstart   set up .venv, then segment a picture with the bundled model
 # make test         set up .venv, then lint, types and tests (all but those marked slow)
 #
 # PYTHON=python3.12   that interpreter, as it is where it has all that the tests need, else as the one .venv is made from

@@ -22,9 +22,8 @@ SAMPLE_THRESHOLD, SAMPLE_NMS = 0.4, 0.5  # it finds some objects twice
 SAMPLE_NEW_THRESHOLD = 0.5  # in videos, of a detection that starts an object
 
 NOTICE = (
-    "no model given: using the bundled sam3-hf-tiny. It finds drawn shapes by colour, texture and size, larger ones by "
-    "noun, and some twice (try --threshold 0.4 --nms 0.5; docs/tiny_model.md); for photos name a model such as "
-    "facebook/sam3."
+    "no model given: using the bundled sam3-hf-tiny. It finds drawn shapes by colour, texture, size and noun, some "
+    "twice (try --threshold 0.4 --nms 0.5; docs/tiny_model.md); for photos name a model such as facebook/sam3."
 )
 
 

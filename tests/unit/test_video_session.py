@@ -139,8 +139,8 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.frames, name)
 
-    def __iter__(self) -> Iterator[Any]:
-        for frame in self.frames:
+    def frames_from(self, first: int) -> Iterator[Any]:
+        for frame in self.frames.frames_from(first):
             self.read_frames.append(frame.index)
             yield frame
 

@@ -273,7 +273,7 @@ def concept_clip(
         split: "train", "val" or "unseen", as for `concept_scene`.
         max_objects: 1 to 12; a clip holds from 2 up to this many objects.
         shown: numbers of the frames to draw, in the order in which they are wanted; the others are left out, and cost
-            next to nothing. None: all.
+            next to nothing; noise and absent phrases are drawn anew. None: all.
 
     Raises:
         TypeError, ValueError: an argument is not as described.

@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("model")
     add("--clips", type=int, default=20, help="how many concept clips (default: %(default)s)")
-    # An object that hides in a clip is away for about a third of it: for some 15 frames of 44.
-    add("--frames", type=int, default=44, help="frames of a clip (default: %(default)s)")
+    # An object that hides in a clip is away for about a third of it, here for up to some 15 frames.
+    add("--frames", type=int, default=36, help="frames of a clip (default: %(default)s)")
     add("--split", default="val", choices=("train", "val", "unseen"))
     add("--rules", nargs="*", default=[], choices=["all", *RULES_OFF], help="also without these rules, one at a time")
     add("--threshold", type=float, help="least score of a detection and of a track (default: the model's)")
