@@ -27,7 +27,7 @@ from ..processing import Sam3Processor
 from .bundled_data import MIXTURE, training_data
 from .bundled_stages import train_clicks, train_clips, train_detector, train_names, train_words
 from .collator import ConceptCollator
-from .priming import prime_clicks, prime_detector
+from .priming import prime_detector
 from .recipes import freeze
 
 __all__ = ["bundled_config", "export", "main"]
@@ -137,7 +137,6 @@ def train(options: argparse.Namespace) -> None:
     else:
         model = Sam3Model(bundled_config(size))
         prime_detector(model.detector_model)
-        prime_clicks(model.tracker_model)
     if options.freeze_vision:
         freeze(model.detector_model, "vision")
     model.to(place)

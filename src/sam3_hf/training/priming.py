@@ -1,24 +1,20 @@
-"""First weights that spare a small model the longest part of training from scratch: finding out where to look.
+"""First weights that spare a small detector the longest part of training from scratch: finding out where to look.
 
 A DETR learns slowly because its queries attend everywhere until they have learned to attend near their boxes (Meng et
 al. 2021, Conditional DETR). Here the box-relative attention bias is fitted to a local pattern before training begins,
-and the table of positions starts from sines, so that features say where they are. The tracker's clicks begin by looking
-at the cells around them. Everything is trained on from there.
+and the table of positions starts from sines, so that features say where they are. Everything is trained on from there.
 """
 
 import torch
 from torch import Tensor, nn
 
-from ..modeling import Sam3Detector, Sam3VideoTracker
+from ..modeling import Sam3Detector
 from ..modeling.layers import sine_grid
 
-__all__ = ["prime_clicks", "prime_detector"]
+__all__ = ["prime_detector"]
 
 _FAR = -6.0  # least bias: e⁻⁶ of the attention that the best place gets
 _SINE_SIZE = 1.75  # of the sines that are added to the table of positions
-_SHARPNESS = (
-    2.0  # how strongly clicks look at the cells around them: logits reach its square times √(head channels) / 2
-)
 
 
 def prime_detector(detector: Sam3Detector, steps: int = 800) -> float:
@@ -30,30 +26,6 @@ def prime_detector(detector: Sam3Detector, steps: int = 800) -> float:
         table = sine_grid(side, side, embeddings.position_embeddings.shape[-1], embeddings.position_embeddings.device)
         embeddings.position_embeddings.add_(_SINE_SIZE * table.flatten(0, 1)[None])
     return max(_fit(embed, steps) for embed in (decoder.box_rpb_embed_x, decoder.box_rpb_embed_y))
-
-
-@torch.no_grad()
-def prime_clicks(tracker: Sam3VideoTracker) -> None:
-    """Makes the tokens of points look at the cells where the points are, and those cells at the tokens.
-
-    Points and cells carry the same Fourier features. Queries and keys that take over some frequencies as they are have
-    products that are largest where both are at the same place: a sum of cosines of the distance.
-    """
-    transformer = tracker.mask_decoder.transformer
-    crossing = [
-        attention
-        for layer in transformer.layers
-        for attention in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)
-    ]
-    for number, attention in enumerate([*crossing, transformer.final_attn_token_to_image]):
-        inner, size = attention.q_proj.weight.shape
-        frequencies = (torch.arange(inner // 2) + number * inner // 2) % (size // 2)  # all, some in each attention
-        for projection in (attention.q_proj, attention.k_proj):
-            rows = torch.arange(inner // 2)
-            projection.weight.mul_(0.5)
-            projection.weight[2 * rows, frequencies] += _SHARPNESS  # sines
-            projection.weight[2 * rows + 1, frequencies + size // 2] += _SHARPNESS  # cosines
-            projection.bias.zero_()
 
 
 def _pattern(low: Tensor, high: Tensor, num_heads: int) -> Tensor:
