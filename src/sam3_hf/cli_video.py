@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +137,12 @@ def _rules(arguments: argparse.Namespace, config: Any) -> Any:
     """The model's own rules, with what the command line says instead."""
     from .video.rules import VideoRules
 
-    asked = {
-        "detection_threshold": arguments.threshold,
-        "new_object_threshold": arguments.new_threshold,
-        "max_objects": arguments.max_objects,
-    }
-    return replace(VideoRules.from_config(config), **{name: one for name, one in asked.items() if one is not None})
+    return VideoRules.from_config(
+        config,
+        detection_threshold=arguments.threshold,
+        new_object_threshold=arguments.new_threshold,
+        max_objects=arguments.max_objects,
+    )
 
 
 def _open_model(arguments: argparse.Namespace) -> tuple[Any, Any]:

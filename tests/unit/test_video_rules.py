@@ -86,6 +86,8 @@ def test_a_configuration_names_the_rules() -> None:
         max_hole_area=0, keep_alive_max=40, nms_iou=0.2, track_iou=0.6,
     )  # fmt: skip
     assert VideoRules.from_config(Sam3Config(max_num_objects=-1)).max_objects is None
+    changed = VideoRules.from_config(own, new_object_threshold=0.9, max_objects=None)
+    assert (changed.new_object_threshold, changed.max_objects, changed.nms_iou) == (0.9, 7, 0.2)
     with pytest.raises(ValueError, match="association_iou is 3"):
         VideoRules.from_config(Sam3Config(assoc_iou_thresh=3.0))
 

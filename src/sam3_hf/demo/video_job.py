@@ -168,8 +168,8 @@ class VideoJob:
             self._stop_file.unlink(missing_ok=True)
             self._found, self.spans = {}, {}
             self._forget_corrections(threshold, new_threshold)
-            rules = replace(
-                VideoRules.from_config(self.engine.model.config),
+            rules = VideoRules.from_config(
+                self.engine.model.config,
                 detection_threshold=threshold,
                 new_object_threshold=max(threshold, new_threshold or 0.0),
                 max_objects=MAX_OBJECTS,

@@ -5,7 +5,6 @@ Video i belongs to process i modulo their number; what is done is kept in a jour
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,9 @@ class VideoAsker:
         self.processor = Sam3Processor(size=self.model.config.image_size)
         self.rules: VideoRules | None = None
         if self.detector is not None:
-            own = VideoRules.from_config(self.model.config)
-            self.rules = replace(own, detection_threshold=threshold, new_object_threshold=threshold)
+            self.rules = VideoRules.from_config(
+                self.model.config, detection_threshold=threshold, new_object_threshold=threshold
+            )
 
     @torch.inference_mode()
     def results(self, source: Any, video_id: int, info: VideoInfo, phrases: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _scores_of_rules(model: Any, processor: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Figures with all rules, then without each that is named."""
-    base = VideoRules.from_config(model.config)
-    asked = {"detection_threshold": options.threshold, "new_object_threshold": options.new_threshold}
-    base = replace(base, **{name: one for name, one in asked.items() if one is not None})
+    base = VideoRules.from_config(
+        model.config, detection_threshold=options.threshold, new_object_threshold=options.new_threshold
+    )
     names = list(RULES_OFF) if "all" in options.rules else options.rules
     variants = {"all rules": base} | {f"without {name}": replace(base, **RULES_OFF[name]) for name in names}
     scores = {}

@@ -153,6 +153,8 @@ def train(options: argparse.Namespace) -> None:
     if options.large_minutes:
         size = options.large_size
         model = at_size(model, size).to(place)
+        if options.freeze_vision:
+            freeze(model.detector_model, "vision")
         data = training_data(folder, size, MIXTURE | options.share, seed + 1, options.max_objects)
         collator = ConceptCollator(Sam3Processor(size=size))
         train_detector(model.detector_model, data, collator, options, "large")

@@ -176,13 +176,12 @@ class VideoRules:
         return value
 
     @classmethod
-    def from_config(cls, config: Any) -> "VideoRules":
-        """The rules that a model's `Sam3Config` names."""
+    def from_config(cls, config: Any, **instead: Any) -> "VideoRules":
+        """The rules that a model's `Sam3Config` names; `instead`: fields to set otherwise, unless they are None."""
+        rules = {ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()}
         most = config.max_num_objects
-        return cls(
-            **{ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()},
-            max_objects=None if most == -1 or most >= NO_LIMIT else most,
-        )
+        rules["max_objects"] = None if most == -1 or most >= NO_LIMIT else most
+        return cls(**rules | {name: value for name, value in instead.items() if value is not None})
 
     @classmethod
     def without_heuristics(cls) -> "VideoRules":
