@@ -401,6 +401,8 @@ def source(request, tmp_path):
 
 def test_every_source_gives_its_frames_from_a_number_on(source):
     with open_video(source, stride=2) as video:
+        with pytest.raises(ValueError, match="frame -1 is not there"):
+            next(video.frames_from(-1))
         rest = list(video.frames_from(4))
     assert [frame.index for frame in rest] == [4, 5]
     np.testing.assert_array_equal(rest[0].image, _picture(8))

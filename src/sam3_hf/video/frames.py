@@ -90,6 +90,8 @@ class FrameSource(ABC):
         Raises VideoReadError, after all good frames, where the rest cannot be read or has another size.
         """
         self._check_open()
+        if first < 0:
+            raise self._not_there(first)
         for index, (image, time) in enumerate(self._kept(first), first):
             self._check_size(image, index)
             yield Frame(index, image, time)
