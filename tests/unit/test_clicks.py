@@ -5,7 +5,8 @@ import torch
 
 from sam3_hf import Sam3Model, tiny_config
 from sam3_hf.losses import object_loss
-from sam3_hf.training.clicks import click_loss, correction_clicks, drawn_objects, random_points
+from sam3_hf.training.clicks import click_loss, correction_clicks, random_points
+from sam3_hf.training.seen import SeenPictures, objects_of_pictures
 
 
 def square(side: int = 16, start: int = 4, end: int = 10) -> torch.Tensor:
@@ -56,13 +57,31 @@ def test_an_object_that_is_not_there_teaches_its_score_alone() -> None:
         object_loss(logits, torch.rand(1, 3), torch.zeros(1, 1), torch.zeros(2, 8, 8, dtype=torch.bool))
 
 
-def test_objects_are_drawn_from_their_own_picture() -> None:
-    labels = [{"masks": square()[None]}, {"masks": torch.zeros(0, 16, 16, dtype=torch.bool)}, {"boxes": None}]
-    drawn = drawn_objects(labels, torch.tensor([1, 1, 0]), 2, count=3)
-    assert drawn[1].equal(square().expand(3, 16, 16))
-    assert not drawn[0].any()
+def test_objects_are_told_picture_by_picture_and_once_each() -> None:
+    empty = torch.zeros(1, 16, 16, dtype=torch.bool)
+    labels = [{"masks": square()[None]}, {"masks": torch.cat((square()[None], empty))}, {"boxes": None}]
+    first, second = objects_of_pictures(labels, torch.tensor([1, 1, 0]), 2)
+    assert len(first) == 0
+    assert second.equal(square()[None])  # two phrases name it, and the empty mask is of no object
+
+
+def test_seen_pictures_keep_the_newest_and_come_with_their_own_objects() -> None:
+    torch.manual_seed(0)
+    seen = SeenPictures(capacity=3)
     with pytest.raises(ValueError, match="nothing to click on"):
-        drawn_objects(labels[2:], torch.tensor([0]), 1, count=3)
+        seen.draw(1, 1)
+    nothing = torch.zeros(0, 1, 1, dtype=torch.bool)
+    seen.add(torch.full((1, 4, 2), 9.0), [nothing])
+    assert len(seen) == 0
+    for number in range(5):  # picture n: tokens of n, objects that begin at n
+        objects = torch.stack([square(start=number, end=number + 2), square(start=number, end=number + 5)])
+        seen.add(torch.full((1, 4, 2), float(number)), [objects])
+    tokens, masks = seen.draw(60, 3)
+    assert tokens.shape == (60, 4, 2) and masks.shape == (60, 3, 16, 16)
+    assert set(tokens[:, 0, 0].tolist()) == {2.0, 3.0, 4.0}
+    assert masks.any(-1).float().argmax(-1).eq(tokens[:, 0, :1]).all()
+    single = seen.draw(1, 1)[1]
+    assert single.shape == (1, 1, 16, 16)
 
 
 @pytest.mark.parametrize("box", [False, True], ids=["point", "box"])

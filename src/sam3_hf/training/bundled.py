@@ -65,6 +65,7 @@ def bundled_config(image_size: int = 224) -> Sam3Config:
     size = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256, "dropout": 0.0}
     text = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256, "projection_dim": 64}
     clicks = {"hidden_size": 64, "num_attention_heads": 4, "mlp_dim": 128, "iou_head_hidden_dim": 64}
+    clicks["attention_downsample_rate"] = 1  # heads of 16 channels: of 8, they hold too few frequencies of a position
     return Sam3Config(
         detector_config={
             "vision_config": vision,
@@ -119,6 +120,16 @@ def at_size(model: Sam3Model, image_size: int) -> Sam3Model:
     return large
 
 
+def with_new_tracker(model: Sam3Model) -> Sam3Model:
+    """The model with the tracker of `bundled_config`, before any training, in place of its own."""
+    config = deepcopy(model.config)
+    config.tracker_config = bundled_config(model.config.image_size).tracker_config
+    config.tracker_config.vision_config = deepcopy(model.config.tracker_config.vision_config)
+    new = Sam3Model(config)
+    new.detector_model.load_state_dict(model.detector_model.state_dict())
+    return new
+
+
 def train(options: argparse.Namespace) -> None:
     """All stages that are asked for, and the model in OUTPUT/model."""
     output = Path(options.output)
@@ -158,12 +169,15 @@ def train(options: argparse.Namespace) -> None:
         data = training_data(folder, size, MIXTURE | options.share, seed + 1, options.max_objects)
         collator = ConceptCollator(Sam3Processor(size=size))
         train_detector(model.detector_model, data, collator, options, "large")
-    if options.fresh_neck or not options.init:
-        model.tracker_neck.load_state_dict(model.detector_model.vision_encoder.neck.state_dict())
+    fresh = options.fresh_tracker or not options.init
+    if fresh:
+        model = with_new_tracker(model).to(place)
+        if options.freeze_vision:
+            freeze(model.detector_model, "vision")
     if options.click_minutes:
-        train_clicks(model, data, collator, options)
+        train_clicks(model, data, collator, options, fresh)
     if options.clip_minutes:
-        train_clips(model, data, options, seed)
+        train_clips(model, data, options, seed, fresh or options.fresh_memory)
     if rank == 0:
         export(model, output / "model")
     if processes > 1:
@@ -193,10 +207,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--click-minutes", type=float, default=10, help="of the stage after it: clicks, on the frozen vision tower")
     add("--clip-minutes", type=float, default=20, help="of the last stage: following objects through clips")
     add(
-        "--fresh-neck",
+        "--fresh-tracker",
         action="store_true",
-        help="with --init: the tracker's neck starts as the detector's (without, always)",
+        help="with --init: the tracker begins anew (without, always)",
     )
+    add("--fresh-memory", action="store_true", help="with --init: the tracker's memory begins anew (without, always)")
+    add("--click-rate", type=float, default=3e-3, help="the learning rate of clicks")
+    add("--click-matrix-rate", type=float, default=4e-3, help="that of their matrices")
+    add("--clip-rate", type=float, default=1.5e-3, help="the learning rate of clips")
+    add("--clip-matrix-rate", type=float, default=2e-3, help="that of their matrices")
     add("--clip-frames", type=int, default=6, help="frames of a clip")
     add("--data", help="folder with facade/, nuclei/, clothing/, coco/ (default: concept scenes alone)")
     add("--share", type=_share, action="append", default=[], metavar="NAME=SHARE", help=f"change {MIXTURE}")

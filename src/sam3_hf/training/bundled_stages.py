@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import SceneDataset
 from ..files import written_whole
 from ..modeling import Sam3Detector, Sam3Model
+from ..modeling.outputs import Sam3VisionEncoderOutput
 from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches, named_batches, training_clips
-from .clicks import click_loss, drawn_objects
+from .clicks import click_loss
 from .collator import ConceptCollator, ConceptDataset
 from .ema import ExponentialMovingAverage
 from .lessons import LessonCollator, Lessons
 from .muon import Muon, split_matrices
 from .naming import NamingTrainer
+from .priming import prime_memory, prime_tracker
 from .recipes import parameter_groups
 from .sampling import ConceptSampler
+from .seen import SeenPictures, objects_of_pictures
 from .tracking import ClipCollator
 from .words import TellingScenes, WordTrainer, cell_coverage
 
@@ -39,6 +43,8 @@ __all__ = [
 ]
 
 OBJECTS_CLICKED = 6  # of each picture
+BATCHES_AT_FIRST = 40  # of pictures, before the first click
+STEPS_A_BATCH = 3  # of clicking, for each further batch of pictures
 
 
 def rate(progress: float, step: int, least: float, warmup: int = 100) -> float:
@@ -64,13 +70,21 @@ class Run:
         model: its parameters that take gradients are trained.
         budget: minutes, or steps if `options.steps` is set.
         options: of the command line.
+        rates: the highest learning rate, and that of matrices (default: the options').
     """
 
-    def __init__(self, name: str, model: torch.nn.Module, budget: float, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        budget: float,
+        options: argparse.Namespace,
+        rates: tuple[float, float] | None = None,
+    ) -> None:
         self.name, self.model, self.budget, self.options = name, model, budget, options
         self.rank, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self.device = next(model.parameters()).device
-        self.optimizers = muon_and_adam(model, options.learning_rate, options.matrix_rate)
+        self.optimizers = muon_and_adam(model, *(rates or (options.learning_rate, options.matrix_rate)))
         self.groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self.peaks = [group["lr"] for group in self.groups]
         self.average = ExponentialMovingAverage(model, options.ema)
@@ -229,51 +243,115 @@ def train_detector(
 
 
 class Clicks(nn.Module):
-    """The loss of clicking on objects, as a module for several processes."""
+    """The loss of clicking on objects, as a module for several processes.
+
+    Beside the masks, which are products of what tokens and pixels say, two linear maps tell the object from the
+    decoder's cells and pixels alone: while both factors are near zero, a product teaches neither of them.
+    """
 
     def __init__(self, model: Sam3Model) -> None:
         super().__init__()
         self.model = model
+        decoder = model.tracker_model.mask_decoder
+        size = decoder.config.hidden_size
+        self.cell, self.pixel = nn.Linear(size, 1), nn.Conv2d(size // 8, 1, 1)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        decoder.transformer.register_forward_hook(lambda _module, _args, out: self._seen.append((out[1], out[1])))
+        decoder.upscale_conv2.register_forward_hook(lambda _module, _args, out: self._pixels(out))
 
-    def forward(self, pixel_values: Tensor, masks_bool: Tensor, box: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """`click_loss` on pictures that the frozen vision tower sees."""
-        with torch.no_grad():
-            vision = self.model.get_vision_features(pixel_values)
-        return click_loss(self.model, vision, masks_bool, rounds=2, box=box)
+    def _pixels(self, out: Tensor) -> None:
+        self._seen[-1] = (self._seen[-1][0], out)
+
+    def forward(self, tokens: Tensor, masks_bool: Tensor, box: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """`click_loss` and the loss of the linear maps, of pictures' tokens (num_images, cells, channels)."""
+        self._seen.clear()
+        vision = Sam3VisionEncoderOutput(last_hidden_state=tokens)
+        loss, terms = click_loss(self.model, vision, masks_bool, rounds=2, box=box)
+        wanted = masks_bool.flatten(0, 1)[:, None].float()
+        told = []
+        for cells, pixels in self._seen:
+            side = round(cells.shape[1] ** 0.5)
+            coarse = (_EAGERNESS * self.cell(cells)).transpose(1, 2).unflatten(2, (side, side))
+            fine = _EAGERNESS * self.pixel(F.gelu(pixels))
+            told += [_balanced(logits, wanted) for logits in (coarse, fine)]
+        self._seen.clear()
+        beside = torch.stack(told).mean() * 2
+        return loss + beside, terms | {"loss_told": beside.detach()}
+
+
+_EAGERNESS = 8.0  # makes the linear maps learn that much faster than the decoder behind them
+
+
+def _balanced(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross entropy of maps (objects, 1, h, w), in which an object weighs as much as all that is around it."""
+    wanted = F.interpolate(wanted, logits.shape[-2:], mode="area")
+    share = wanted.mean((2, 3), keepdim=True).clamp(5e-4, 0.9)
+    weight = 0.5 * wanted / share + 0.5 * (1 - wanted) / (1 - share)
+    return F.binary_cross_entropy_with_logits(logits.float(), wanted, weight)
 
 
 def only_tracker(model: Sam3Model) -> Sam3Model:
-    """The model, of which now only the tracker and its neck are trained."""
+    """The model, of which now only the tracker is trained; its neck stays as it was primed."""
     model.requires_grad_(False)
-    for part in (model.tracker_neck, model.tracker_model):
-        part.requires_grad_(True).train()
+    model.tracker_model.requires_grad_(True).train()
     return model
 
 
-def train_clicks(model: Sam3Model, data: Mixture, collator: ConceptCollator, options: argparse.Namespace) -> None:
-    """Trains the click half on the frozen vision tower; leaves the average of its weights in it."""
-    model.set_attn_implementation("eager")
+@torch.no_grad()
+def _look(model: Sam3Model, batch: dict[str, Any], options: argparse.Namespace) -> tuple[Tensor, list[Tensor]]:
+    """Tokens of a batch's pictures, and the masks of each picture's objects."""
+    pixels = batch["pixel_values"].to(next(model.parameters()).device)
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=options.bf16):
+        tokens = model.get_vision_features(pixels).last_hidden_state
+    assert tokens is not None
+    return tokens, objects_of_pictures(batch["labels"], batch["image_ids"], len(pixels))
+
+
+def train_clicks(
+    model: Sam3Model, data: Mixture, collator: ConceptCollator, options: argparse.Namespace, fresh: bool
+) -> None:
+    """Trains the click half on the frozen vision tower; leaves the average of its weights in it. `fresh`: primed."""
+    model.tracker_model.set_attn_implementation("eager")
+    stream = batches(data, collator, options.batch_size, 1000 + options.seed, options.workers)
+    seen = SeenPictures()
+    for _ in range(2 if options.steps else BATCHES_AT_FIRST):
+        seen.add(*_look(model, next(stream), options))
+    checkpoint = Path(options.output) / "clicks.pt"
+    if fresh and not checkpoint.exists():
+        prime_tracker(model, seen.draw(min(64, len(seen)), 1)[0].to(next(model.parameters()).device))
+        share_weights(model)
     clicks = Clicks(only_tracker(model))
-    run = Run("clicks", clicks, options.steps or options.click_minutes, options)
+    budget = options.steps or options.click_minutes
+    run = Run("clicks", clicks, budget, options, (options.click_rate, options.click_matrix_rate))
     trained: torch.nn.Module = clicks
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(clicks, find_unused_parameters=True)
-    stream = batches(data, collator, options.batch_size, 1000 + run.step, options.workers)
     while run.begin_step():
-        batch = next(stream)
-        pixels = batch["pixel_values"].to(run.device)
-        masks = drawn_objects(batch["labels"], batch["image_ids"], len(pixels), OBJECTS_CLICKED).to(run.device)
+        if run.step % STEPS_A_BATCH == 0:
+            seen.add(*_look(model, next(stream), options))
+        tokens, masks = (x.to(run.device) for x in seen.draw(options.batch_size, OBJECTS_CLICKED))
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            loss, terms = trained(pixels, masks, run.step % 3 == 2)
+            loss, terms = trained(tokens, masks, run.step % 3 == 2)
         run.end_step(loss, terms)
     run.save()
     run.average.copy_to(clicks)
 
 
-def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, seed: int) -> None:
-    """Trains the whole tracker on `training_clips`; leaves the average of its weights in it."""
-    model.set_attn_implementation("eager")
-    run = Run("clips", only_tracker(model), options.steps or options.clip_minutes, options)
+def share_weights(model: nn.Module) -> None:
+    """Gives every process the first one's weights."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for tensor in (*model.parameters(), *model.buffers()):
+            torch.distributed.broadcast(tensor.data, 0)
+
+
+def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, seed: int, fresh: bool) -> None:
+    """Trains the whole tracker on `training_clips`; leaves the average of its weights in it. `fresh`: memory primed."""
+    model.tracker_model.set_attn_implementation("eager")
+    if fresh and not (Path(options.output) / "clips.pt").exists():
+        prime_memory(model)
+        share_weights(model)
+    rates = (options.clip_rate, options.clip_matrix_rate)
+    run = Run("clips", only_tracker(model), options.steps or options.clip_minutes, options, rates)
     trained: torch.nn.Module = model
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)

@@ -11,23 +11,7 @@ from ..modeling.outputs import Sam3VisionEncoderOutput
 from ..ops.masks import masks_to_boxes
 from ..ops.points import correction_clicks, random_points
 
-__all__ = ["click_loss", "drawn_objects"]
-
-
-def drawn_objects(labels: list[dict[str, Any]], image_ids: Tensor, num_images: int, count: int) -> Tensor:
-    """Masks (num_images, count, h, w) of objects drawn from each picture's labels, with repetition; empty if none."""
-    by_image: list[list[Tensor]] = [[] for _ in range(num_images)]
-    for label, image in zip(labels, image_ids.tolist(), strict=True):
-        if label.get("masks") is not None:
-            by_image[image].extend(label["masks"])
-    side = next((masks[0].shape for masks in by_image if masks), None)
-    if side is None:
-        raise ValueError("no label of the batch has a mask, so there is nothing to click on")
-    drawn = torch.zeros(num_images, count, *side, dtype=torch.bool)
-    for image, masks in enumerate(by_image):
-        for place in range(count if masks else 0):
-            drawn[image, place] = masks[int(torch.randint(len(masks), ()))]
-    return drawn
+__all__ = ["click_loss"]
 
 
 def click_loss(
