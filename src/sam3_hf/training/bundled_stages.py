@@ -255,27 +255,29 @@ class Clicks(nn.Module):
         decoder = model.tracker_model.mask_decoder
         size = decoder.config.hidden_size
         self.cell, self.pixel = nn.Linear(size, 1), nn.Conv2d(size // 8, 1, 1)
-        self._seen: list[tuple[Tensor, Tensor]] = []
-        decoder.transformer.register_forward_hook(lambda _module, _args, out: self._seen.append((out[1], out[1])))
-        decoder.upscale_conv2.register_forward_hook(lambda _module, _args, out: self._pixels(out))
-
-    def _pixels(self, out: Tensor) -> None:
-        self._seen[-1] = (self._seen[-1][0], out)
 
     def forward(self, tokens: Tensor, masks_bool: Tensor, box: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """`click_loss` and the loss of the linear maps, of pictures' tokens (num_images, cells, channels)."""
-        self._seen.clear()
-        vision = Sam3VisionEncoderOutput(last_hidden_state=tokens)
-        loss, terms = click_loss(self.model, vision, masks_bool, rounds=2, box=box)
+        decoder = self.model.tracker_model.mask_decoder
+        cells: list[Tensor] = []  # of each round
+        pixels: list[Tensor] = []
+        hooks = (
+            decoder.transformer.register_forward_hook(lambda _module, _args, out: cells.append(out[1])),
+            decoder.upscale_conv2.register_forward_hook(lambda _module, _args, out: pixels.append(out)),
+        )
+        try:
+            vision = Sam3VisionEncoderOutput(last_hidden_state=tokens)
+            loss, terms = click_loss(self.model, vision, masks_bool, rounds=2, box=box)
+        finally:
+            for hook in hooks:
+                hook.remove()
         wanted = masks_bool.flatten(0, 1)[:, None].float()
         told = []
-        for cells, pixels in self._seen:
-            side = round(cells.shape[1] ** 0.5)
-            coarse = (_EAGERNESS * self.cell(cells)).transpose(1, 2).unflatten(2, (side, side))
-            fine = _EAGERNESS * self.pixel(F.gelu(pixels))
-            told += [_balanced(logits, wanted) for logits in (coarse, fine)]
-        self._seen.clear()
-        beside = torch.stack(told).mean() * 2
+        for of_cells, of_pixels in zip(cells, pixels, strict=True):
+            side = round(of_cells.shape[1] ** 0.5)
+            coarse = self.cell(of_cells).transpose(1, 2).unflatten(2, (side, side))
+            told += [_balanced(_EAGERNESS * logits, wanted) for logits in (coarse, self.pixel(F.gelu(of_pixels)))]
+        beside = 2 * torch.stack(told).mean()
         return loss + beside, terms | {"loss_told": beside.detach()}
 
 
