@@ -30,7 +30,7 @@ def clips_loss(
     """A `Sam3ClipOutput`: the mean over clips of `clip_loss`, with a few corrections and reminders in training mode.
 
     Args:
-        model: its tracker and the tracker's neck learn.
+        model: its tracker learns, and the tracker's neck where it takes gradients.
         pixel_values: (num_clips, num_frames, 3, S, S).
         clip_masks: of each clip (num_frames, num_objects, h, w) bool.
         clip_prompts: of each clip how its objects are shown, one of `PROMPTS`; default "mask".
@@ -65,7 +65,7 @@ def clip_loss(
     which the gradient flows back. The vision tower is not trained (SAM 3's paper, C.3).
 
     Args:
-        model: its tracker and the tracker's neck learn.
+        model: its tracker learns, and the tracker's neck where it takes gradients.
         pixel_values: (num_frames, 3, S, S).
         masks_bool: (num_frames, num_objects, h, w); each object is visible on the first frame.
         prompt: how the objects are shown: "mask", "point" or "box".
