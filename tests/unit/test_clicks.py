@@ -5,6 +5,7 @@ import torch
 
 from sam3_hf import Sam3Model, tiny_config
 from sam3_hf.losses import object_loss
+from sam3_hf.training.bundled_stages import Clicks, only_tracker
 from sam3_hf.training.clicks import click_loss, correction_clicks, random_points
 from sam3_hf.training.seen import SeenPictures, objects_of_pictures
 
@@ -82,6 +83,21 @@ def test_seen_pictures_keep_the_newest_and_come_with_their_own_objects() -> None
     assert masks.any(-1).float().argmax(-1).eq(tokens[:, 0, :1]).all()
     single = seen.draw(1, 1)[1]
     assert single.shape == (1, 1, 16, 16)
+
+
+def test_linear_maps_learn_beside_the_masks_and_leave_no_hooks() -> None:
+    torch.manual_seed(0)
+    model = Sam3Model(tiny_config(image_size=112))
+    clicks = Clicks(only_tracker(model))
+    with torch.no_grad():
+        tokens = model.get_vision_features(torch.randn(1, 3, 112, 112)).last_hidden_state
+    loss, terms = clicks(tokens, square(32, 6, 20)[None, None], box=False)
+    loss.backward()
+    assert terms["loss_told"] > 0
+    assert clicks.cell.weight.grad.abs().sum() > 0 and clicks.pixel.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in (*model.tracker_neck.parameters(), *model.detector_model.parameters()))
+    decoder = model.tracker_model.mask_decoder
+    assert not decoder.transformer._forward_hooks and not decoder.upscale_conv2._forward_hooks
 
 
 @pytest.mark.parametrize("box", [False, True], ids=["point", "box"])

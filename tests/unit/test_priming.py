@@ -49,8 +49,7 @@ def test_a_click_finds_its_place_in_a_primed_tracker_only() -> None:
 def test_a_primed_neck_gives_centred_maps_of_one_size() -> None:
     model, tokens = model_and_tokens()
     prime_tracker(model, tokens)
-    for level, size in zip(model.get_image_embeddings(vision_embeds=_seen(tokens))[2:], (0.3,), strict=True):
-        level = level - model.tracker_model.no_memory_embedding.view(1, -1, 1, 1)
+    for level, size in zip(model.get_tracker_maps(_seen(tokens)), (1.0, 1.0, 0.3), strict=True):
         torch.testing.assert_close(level.mean((0, 2, 3)), torch.zeros(64), atol=1e-3, rtol=0)
         torch.testing.assert_close(level.std((0, 2, 3)), torch.full((64,), size), atol=1e-3, rtol=0)
 

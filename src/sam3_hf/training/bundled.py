@@ -172,8 +172,6 @@ def train(options: argparse.Namespace) -> None:
     fresh = options.fresh_tracker or not options.init
     if fresh:
         model = with_new_tracker(model).to(place)
-        if options.freeze_vision:
-            freeze(model.detector_model, "vision")
     if options.click_minutes:
         train_clicks(model, data, collator, options, fresh)
     if options.clip_minutes:

@@ -1,8 +1,10 @@
-"""First weights that spare a small detector the longest part of training from scratch: finding out where to look.
+"""First weights that spare a small model the longest part of training from scratch: finding out where to look.
 
 A DETR learns slowly because its queries attend everywhere until they have learned to attend near their boxes (Meng et
 al. 2021, Conditional DETR). Here the box-relative attention bias is fitted to a local pattern before training begins,
-and the table of positions starts from sines, so that features say where they are. Everything is trained on from there.
+and the table of positions starts from sines, so that features say where they are. The tracker's attentions begin by
+comparing positions, and its memories as the frames that they are of. Everything is trained on from there, but for the
+tracker's neck.
 """
 
 import math
