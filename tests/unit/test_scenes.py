@@ -484,6 +484,8 @@ def test_chosen_frames_of_a_clip_are_those_of_the_whole() -> None:
     assert np.array_equal(part.masks, whole.masks[[6, 2]])
     present = [{phrase: objects for phrase, objects in one.concepts.items() if objects} for one in (part, whole)]
     assert present[0] == present[1]
+    by_masks = concept_clip(5, 8, 64, shown=lambda masks: [len(masks) - 2, 2])
+    assert by_masks.clip_id == part.clip_id and np.array_equal(by_masks.frames, part.frames)
     apart = np.abs(part.frames.astype(int) - whole.frames[[6, 2]])  # the noise alone is drawn anew
     assert apart.mean() < 8 and part.num_frames == 2 and part.clip_id != whole.clip_id
     with pytest.raises(ValueError, match="each of shown must be from 0 to 7, got 8"):

@@ -146,12 +146,27 @@ def test_drawn_objects_do_not_leap() -> None:
         return float(np.mean(ious))
 
     def parts(leaps: float) -> list[np.ndarray]:
-        return [ClipDataset(num_frames=4, image_size=112, leaps=leaps)[i]["clip_masks"].numpy() for i in range(12)]
+        clips = ClipDataset(num_frames=4, image_size=112, leaps=leaps, returns=0.0)
+        return [clips[i]["clip_masks"].numpy() for i in range(24)]
 
     wholes = [concept_clip(i, 4, 112).masks for i in range(12)]
     smooth, leaping = kept(parts(0.0)), kept(parts(1.0))
     assert smooth > 0.45 and smooth > 1.3 * kept(wholes)
     assert leaping < 0.8 * smooth
+
+
+def test_hidden_objects_come_back_in_the_clips_that_are_for_it() -> None:
+    def returned(returns: float) -> int:
+        """In how many of 12 clips the first object is seen, then away, then seen, unlike others in their order."""
+        clips = ClipDataset(num_frames=6, image_size=112, leaps=0.0, returns=returns, max_objects=2)
+        seen = [clips[i]["clip_masks"].any(3).any(2)[:, 0].tolist() for i in range(12)]
+        for frames in seen:
+            assert len(frames) == 6 and frames[0]
+        changes = [sum(a != b for a, b in itertools.pairwise(frames)) for frames in seen]
+        return sum(number >= 2 for number in changes)
+
+    assert returned(1.0) >= 9  # the rest are clips of one object that does not hide, or that hides too long
+    assert returned(0.0) <= 3
 
 
 def test_pictures_without_masks_are_passed_over() -> None:

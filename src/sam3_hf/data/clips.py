@@ -1,6 +1,6 @@
 """Concept clips: moving shapes whose masks and identities are known in every frame, also while they cannot be seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -253,13 +253,19 @@ def _draw_frames(
     return np.stack(frames)
 
 
+def _frame_numbers(shown: Sequence[int], num_frames: int) -> list[int]:
+    if not len(shown):
+        raise ValueError("shown names no frame; give the numbers of the frames to draw, or None for all.")
+    return [whole_number(frame, "each of shown", 0, num_frames - 1) for frame in shown]
+
+
 def concept_clip(
     seed: int,
     num_frames: int = 24,
     image_size: int = 224,
     split: str = "train",
     max_objects: int = 6,
-    shown: Sequence[int] | None = None,
+    shown: Sequence[int] | Callable[[np.ndarray], Sequence[int]] | None = None,
 ) -> ConceptClip:
     """A clip of moving shapes: exact masks, lasting identities, true phrases, and absent ones one word away from true.
 
@@ -272,8 +278,9 @@ def concept_clip(
         image_size: height and width in pixels, at least 64.
         split: "train", "val" or "unseen", as for `concept_scene`.
         max_objects: 1 to 12; a clip holds from 2 up to this many objects.
-        shown: numbers of the frames to draw, in the order in which they are wanted; the others are left out, and cost
-            next to nothing; noise and absent phrases are drawn anew. None: all.
+        shown: numbers of the frames to draw, in the order in which they are wanted, or what chooses them by the masks
+            of all frames; the others are left out, and cost next to nothing; noise and absent phrases are drawn anew.
+            None: all.
 
     Raises:
         TypeError, ValueError: an argument is not as described.
@@ -283,10 +290,6 @@ def concept_clip(
     num_frames = whole_number(num_frames, "num_frames", 1, 1000)
     image_size = whole_number(image_size, "image_size", MIN_IMAGE_SIZE)
     max_objects = whole_number(max_objects, "max_objects", 1, MAX_OBJECTS)
-    if shown is not None:
-        shown = [whole_number(frame, "each of shown", 0, num_frames - 1) for frame in shown]
-        if not shown:
-            raise ValueError("shown names no frame; give the numbers of the frames to draw, or None for all.")
     rng = seeded(seed, _CLIP_STREAM + number)
     style, background, colours = fitting_background(rng)
     num_objects = pick(rng, range(min(2, max_objects), max_objects + 1))
@@ -296,6 +299,8 @@ def concept_clip(
         masks = _visible_masks(animated, image_size)
         if _is_told(movers, animated, masks):
             break
+    if shown is not None:
+        shown = _frame_numbers(shown(masks) if callable(shown) else shown, num_frames)
     kinds = [mover.kind for mover in movers]
     own = [contrasting_colour(rng, kind.colour, background) for kind in kinds]
     tones = [(tone, second_colour(kind.colour, tone, background)) for kind, tone in zip(kinds, own, strict=True)]
@@ -304,7 +309,7 @@ def concept_clip(
     canvas = draw_background(rng, image_size, style, background)
     clip_id = f"clip-{split}-{image_size}x{num_frames}-{seed}"
     if shown is not None:
-        animated, masks = [[sprites[frame] for frame in shown] for sprites in animated], masks[list(shown)]
+        animated, masks = [[sprites[frame] for frame in shown] for sprites in animated], masks[shown]
         clip_id += "-" + ".".join(map(str, shown))
     return ConceptClip(
         clip_id=clip_id,

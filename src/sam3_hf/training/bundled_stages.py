@@ -4,7 +4,9 @@ import argparse
 import json
 import math
 import os
+import random
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..data import SceneDataset
 from ..files import written_whole
 from ..modeling import Sam3Detector, Sam3Model
 from ..modeling.outputs import Sam3VisionEncoderOutput
+from ..video.clip_loss import CORRECTIONS, PROMPTS, REMINDERS, clip_loss
 from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches, named_batches, training_clips
 from .clicks import click_loss
 from .collator import ConceptCollator, ConceptDataset
@@ -28,7 +31,6 @@ from .priming import prime_memory, prime_tracker
 from .recipes import parameter_groups
 from .sampling import ConceptSampler
 from .seen import SeenPictures, objects_of_pictures
-from .tracking import ClipCollator
 from .words import TellingScenes, WordTrainer, cell_coverage
 
 __all__ = [
@@ -44,6 +46,9 @@ __all__ = [
 
 OBJECTS_CLICKED = 6  # of each picture
 BATCHES_AT_FIRST = 40  # of pictures, before the first click
+CLIPS_AT_FIRST = 20  # each seen as it comes; from then on one in `STEPS_A_CLIP` steps
+CLIPS_KEPT = 400
+STEPS_A_CLIP = 3
 STEPS_A_BATCH = 3  # of clicking, for each further batch of pictures
 
 
@@ -346,27 +351,49 @@ def share_weights(model: nn.Module) -> None:
             torch.distributed.broadcast(tensor.data, 0)
 
 
+class Clips(nn.Module):
+    """The loss of following objects through clips, as a module for several processes."""
+
+    def __init__(self, model: Sam3Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, masks_bool: Tensor, prompt: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """`clip_loss` of a clip's tokens (num_frames, cells, channels), with a few corrections and reminders."""
+        vision = Sam3VisionEncoderOutput(last_hidden_state=tokens)
+        return clip_loss(self.model, vision, masks_bool, prompt, CORRECTIONS, REMINDERS)
+
+
 def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, seed: int, fresh: bool) -> None:
-    """Trains the whole tracker on `training_clips`; leaves the average of its weights in it. `fresh`: memory primed."""
+    """Trains the whole tracker on `training_clips`; leaves the average of its weights in it. `fresh`: memory primed.
+
+    As with clicks, the frozen vision tower sees a clip once, and the tracker learns from it several times.
+    """
     model.tracker_model.set_attn_implementation("eager")
     if fresh and not (Path(options.output) / "clips.pt").exists():
         prime_memory(model)
         share_weights(model)
     rates = (options.clip_rate, options.clip_matrix_rate)
-    run = Run("clips", only_tracker(model), options.steps or options.clip_minutes, options, rates)
-    trained: torch.nn.Module = model
+    following = Clips(only_tracker(model))
+    run = Run("clips", following, options.steps or options.clip_minutes, options, rates)
+    trained: torch.nn.Module = following
     if run.processes > 1:
-        trained = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        trained = torch.nn.parallel.DistributedDataParallel(following, find_unused_parameters=True)
     clips = training_clips(data, options.clip_frames, model.config.image_size, seed)
-    loader = DataLoader(
-        clips, 1, collate_fn=ClipCollator(), num_workers=options.workers, sampler=range(run.step, len(clips))
-    )
-    stream = iter(loader)
+    first = run.step // STEPS_A_CLIP
+    stream = iter(DataLoader(clips, None, num_workers=options.workers, sampler=range(first, len(clips))))
+    seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=CLIPS_KEPT)
+    draw = random.Random(seed)
     while run.begin_step():
-        clip = next(stream)
-        pixels, masks = clip["pixel_values"].to(run.device), [m.to(run.device) for m in clip["clip_masks"]]
+        if len(seen) < CLIPS_AT_FIRST or run.step % STEPS_A_CLIP == 0:
+            clip = next(stream)
+            with torch.no_grad(), torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
+                vision = model.get_vision_features(clip["pixel_values"].to(run.device))
+            assert vision.last_hidden_state is not None
+            seen.append((vision.last_hidden_state.half(), clip["clip_masks"]))
+        tokens, masks = (part.to(run.device) for part in draw.choice(seen))
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            answer = trained(pixel_values=pixels, clip_masks=masks, clip_prompts=clip["clip_prompts"])
-        run.end_step(answer.loss, answer.loss_dict)
+            loss, terms = trained(tokens.float(), masks, draw.choice(PROMPTS))
+        run.end_step(loss, terms)
     run.save()
-    run.average.copy_to(model)
+    run.average.copy_to(following)

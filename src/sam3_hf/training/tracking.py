@@ -15,6 +15,8 @@ __all__ = ["ClipCollator", "ClipDataset", "moving_picture"]
 
 _HALF = (0.5, 0.5, 0.5)
 _TIMES_AS_LONG = (3, 6, 12)
+_WELL_SEEN = 0.6  # of an object's greatest area
+_BACK_WITHIN = 4  # frames before an object hides, and after it is back, of which the first to be shown is drawn
 _TRIES = 100  # clips drawn for an item before giving up: some pictures have no masks, some clips nothing at the start
 
 
@@ -33,7 +35,9 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         max_objects: at most so many objects of a clip.
         seed: with an item's number it decides the clip.
         leaps: share of concept clips whose frames are drawn from anywhere in the whole, in order: objects that were
-            hidden or away must be found again elsewhere. In the others the frames follow one another.
+            hidden or away must be found again elsewhere.
+        returns: share of concept clips in which an object is shown before it hides, while it does, and when it comes
+            back. In the clips that neither leap nor return the frames follow one another.
     """
 
     def __init__(
@@ -44,10 +48,12 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         image_size: int = 224,
         max_objects: int = 4,
         seed: int = 0,
-        leaps: float = 0.4,
+        leaps: float = 0.2,
+        returns: float = 0.5,
     ) -> None:
         self.pictures, self.length, self.num_frames = pictures, length, num_frames
-        self.image_size, self.max_objects, self.seed, self.leaps = image_size, max_objects, seed, leaps
+        self.image_size, self.max_objects, self.seed = image_size, max_objects, seed
+        self.leaps, self.returns = leaps, returns
 
     def __len__(self) -> int:
         return self.length
@@ -63,7 +69,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 break
         else:
             raise ValueError(f"{_TRIES} clips drawn for item {index} had no object with a mask on their first frame.")
-        chosen = rng.permutation(start)[: self.max_objects]
+        chosen = _returning_first(clip.masks, rng.permutation(start))[: self.max_objects]
         side = self.image_size
         pictures = (torch.from_numpy(frame).permute(2, 0, 1) for frame in clip.frames)
         resized = (resize_image(picture, {"height": side, "width": side}) for picture in pictures)
@@ -74,12 +80,21 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _part(self, rng: np.random.Generator) -> ConceptClip:
         """`num_frames` of a concept clip that is 3 to 12 times as long, forwards or backwards."""
         length = self.num_frames * int(rng.choice(_TIMES_AS_LONG))
-        if rng.random() < self.leaps:
-            shown = np.sort(rng.choice(length, self.num_frames, replace=False))
-        else:
-            shown = np.arange(self.num_frames) + rng.integers(length - self.num_frames + 1)
-        order = shown[::-1] if rng.random() < 0.5 else shown
-        return concept_clip(int(rng.integers(2**40)), length, self.image_size, shown=order.tolist())
+        kind, is_reversed = rng.random(), rng.random() < 0.5
+
+        def shown(masks: np.ndarray) -> list[int]:
+            in_time = masks[::-1] if is_reversed else masks
+            frames = None
+            if kind < self.returns:
+                frames = _hidden_and_back(in_time, self.num_frames, rng)
+            elif kind < self.returns + self.leaps:
+                frames = np.sort(rng.choice(length, self.num_frames, replace=False))
+            if frames is None:
+                frames = np.arange(self.num_frames) + rng.integers(length - self.num_frames + 1)
+            chosen: list[int] = (length - 1 - frames if is_reversed else frames).tolist()
+            return chosen
+
+        return concept_clip(int(rng.integers(2**40)), length, self.image_size, shown=shown)
 
     def _moving(self, rng: np.random.Generator) -> ConceptClip:
         """A picture in motion; without objects where it has no masks."""
@@ -87,6 +102,39 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if not example.masks:
             return ConceptClip("", np.zeros((1, 1, 1, 3), np.uint8), np.zeros((1, 0, 1, 1), bool), {})
         return moving_picture(example, self.num_frames, rng, max_objects=self.max_objects)
+
+
+def _hidden_and_back(masks: np.ndarray, num_frames: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Numbers of frames with an object well seen, then hidden, then back; None where none is hidden long enough.
+
+    Up to a third of the frames are before, up to a third while it is hidden; before and after they follow one another.
+    """
+    areas = masks.sum((2, 3))
+    third = max(num_frames // 3, 1)
+    for index in rng.permutation(areas.shape[1]):
+        area = areas[:, index]
+        seen = np.flatnonzero(area)
+        gaps = np.flatnonzero(np.diff(seen) > 1)
+        if not len(gaps):
+            continue
+        gap = rng.choice(gaps)
+        away = np.arange(seen[gap] + 1, seen[gap + 1])
+        num_before, num_away = rng.integers(1, third + 1, 2)
+        num_back = num_frames - num_before - num_away
+        first = int(np.flatnonzero(area > _WELL_SEEN * area.max())[0])
+        before = np.arange(max(first, away[0] - num_before - rng.integers(_BACK_WITHIN)), away[0])[:num_before]
+        back = seen[gap + 1] + rng.integers(_BACK_WITHIN) + np.arange(num_back)
+        if len(before) < num_before or num_away > len(away) or num_back < 1 or back[-1] >= len(masks):
+            continue
+        return np.concatenate([before, np.sort(rng.choice(away, num_away, replace=False)), back])
+    return None
+
+
+def _returning_first(masks: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The numbers of objects, those first that are away on a frame and to be seen on a later one."""
+    seen = masks[:, numbers].any((2, 3))
+    returns = (np.diff(seen.astype(np.int8), axis=0) == 1).any(0)
+    return np.concatenate([numbers[returns], numbers[~returns]])
 
 
 class ClipCollator:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..losses import object_loss
 from ..modeling import Sam3Model
-from ..modeling.outputs import Sam3ClipOutput
+from ..modeling.outputs import Sam3ClipOutput, Sam3VisionEncoderOutput
 from ..modeling.tracker import FrameMaps, ObjectMasks
 from ..ops.masks import masks_to_boxes
 from ..ops.points import correction_clicks, random_points
@@ -53,7 +53,7 @@ def clips_loss(
 
 def clip_loss(
     model: Sam3Model,
-    pixel_values: Tensor,
+    frames: Tensor | Sam3VisionEncoderOutput,
     masks_bool: Tensor,
     prompt: str = "mask",
     corrections: float = CORRECTIONS,
@@ -66,7 +66,7 @@ def clip_loss(
 
     Args:
         model: its tracker learns, and the tracker's neck where it takes gradients.
-        pixel_values: (num_frames, 3, S, S).
+        frames: (num_frames, 3, S, S), or what the vision tower makes of them.
         masks_bool: (num_frames, num_objects, h, w); each object is visible on the first frame.
         prompt: how the objects are shown: "mask", "point" or "box".
         corrections: probability of a click on a wrong part, on each later frame; it fixes the frame, as a user's does.
@@ -78,16 +78,17 @@ def clip_loss(
     """
     if prompt not in PROMPTS:
         raise ValueError(f"prompt is {prompt!r}; expected one of {', '.join(PROMPTS)}.")
-    if len(pixel_values) < 2 or len(pixel_values) != len(masks_bool):
-        raise ValueError(
-            f"{len(pixel_values)} frames and masks of {len(masks_bool)}; expected the same, and 2 or more."
-        )
+    if isinstance(frames, Tensor):
+        with torch.no_grad():
+            frames = model.get_vision_features(frames)
+    assert frames.last_hidden_state is not None
+    count = len(frames.last_hidden_state)
+    if count < 2 or count != len(masks_bool):
+        raise ValueError(f"{count} frames and masks of {len(masks_bool)}; expected the same, and 2 or more.")
     if not masks_bool[0].flatten(1).any(1).all():
         raise ValueError("an object is not on the first frame, where it is to be shown; leave it out.")
     tracker, num_frames, num_objects = model.tracker_model, *masks_bool.shape[:2]
-    with torch.no_grad():
-        vision = model.get_vision_features(pixel_values)
-    maps = model.get_tracker_maps(vision)
+    maps = model.get_tracker_maps(frames)
     banks = [MemoryBank() for _ in range(num_objects)]
     losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
@@ -125,8 +126,7 @@ def clip_loss(
                 bank.fix(t, memory)
             else:
                 bank.add(t, memory, tracker.config)
-    count = max(len(losses), 1)
-    return torch.stack(losses).mean(), {name: total / count for name, total in sums.items()}
+    return torch.stack(losses).mean(), {name: total / len(losses) for name, total in sums.items()}
 
 
 def _show(tracker: Any, frame: FrameMaps, masks_bool: Tensor, prompt: str, image_size: int) -> ObjectMasks:
