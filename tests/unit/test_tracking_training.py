@@ -178,8 +178,8 @@ def test_pictures_without_masks_are_passed_over() -> None:
         ClipDataset([bare], length=3, num_frames=2, image_size=112)[0]
 
 
-def test_every_second_clip_is_a_photo_in_motion() -> None:
+def test_every_third_clip_is_a_photo_in_motion() -> None:
     drawn, photos = [list(range(100)), [[f"a{i}" for i in range(100)], [f"b{i}" for i in range(100)]]]
     mixed = ClipMixture(drawn, photos)  # type: ignore[arg-type]
-    assert [mixed[i] for i in range(9)] == [0, "a1", 2, "b3", 4, "a5", 6, "b7", 8]
+    assert [mixed[i] for i in range(9)] == [0, 1, "a2", 3, 4, "b5", 6, 7, "a8"]
     assert ClipMixture(drawn)[3] == 3  # type: ignore[arg-type, comparison-overlap]

@@ -202,8 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--outline-weight", type=float, default=5.0, help="of outlines beside the detector's loss")
     add("--word-minutes", type=float, default=0, help="of the stage before: what words mean (0: none)")
     add("--steps", type=int, default=0, help="of each stage that is asked for, in place of its minutes")
-    add("--click-minutes", type=float, default=10, help="of the stage after it: clicks, on the frozen vision tower")
-    add("--clip-minutes", type=float, default=20, help="of the last stage: following objects through clips")
+    add("--click-minutes", type=float, default=25, help="of the stage after it: clicks, on the frozen vision tower")
+    add("--clip-minutes", type=float, default=60, help="of the last stage: following objects through clips")
     add(
         "--fresh-tracker",
         action="store_true",

@@ -33,7 +33,7 @@ __all__ = [
 MIXTURE = {"scenes": 0.55, "facade": 0.12, "nuclei": 0.08, "clothing": 0.13, "coco": 0.12}
 NUM_SCENES = 1_000_000
 PICTURES_AN_EPOCH = 8000
-CLIPS_A_PHOTO = 2  # every second clip is a photo set in motion, where there are photos
+CLIPS_A_PHOTO = 3  # every third clip is a photo set in motion, where there are photos
 
 
 class Mixture(Dataset[ConceptSample]):

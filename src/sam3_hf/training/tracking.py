@@ -49,7 +49,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
         max_objects: int = 4,
         seed: int = 0,
         leaps: float = 0.2,
-        returns: float = 0.5,
+        returns: float = 0.6,
     ) -> None:
         self.pictures, self.length, self.num_frames = pictures, length, num_frames
         self.image_size, self.max_objects, self.seed = image_size, max_objects, seed
