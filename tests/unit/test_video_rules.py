@@ -16,6 +16,7 @@ from sam3_hf.video.rules import (
     forget,
     keep_detections,
     limit_new,
+    reclaim,
     resolve_overlaps,
     suppress_overlaps,
     suppress_shrunken,
@@ -59,6 +60,9 @@ def lived(num_frames: int, association: Association, rules: VideoRules = RULES, 
         ("hot_start_unmatched", 8.0, TypeError),
         ("recondition_every", True, TypeError),
         ("suppress_only_in_hot_start", 1, TypeError),
+        ("reclaim_from", 1, ValueError),
+        ("reclaim_to", 5, ValueError),
+        ("reclaim_to", -1, ValueError),
         ("keep_alive_start", 31, ValueError),
         ("keep_alive_min", 31, ValueError),
         ("keep_alive_max", None, TypeError),
@@ -79,11 +83,12 @@ def test_a_configuration_names_the_rules() -> None:
         new_det_thresh=0.6, hotstart_delay=4, hotstart_unmatch_thresh=3, hotstart_dup_thresh=2, max_num_objects=7,
         recondition_every_nth_frame=1, recondition_on_trk_masks=False, high_conf_thresh=0.3, high_iou_thresh=0.4,
         fill_hole_area=0, max_trk_keep_alive=40, det_nms_thresh=0.2, trk_assoc_iou_thresh=0.6,
+        reclaim_lost_trk_from=2, reclaim_lost_trk_to=9,
     )  # fmt: skip
     assert VideoRules.from_config(own) == VideoRules(
         new_object_threshold=0.6, hot_start_delay=4, hot_start_unmatched=3, hot_start_duplicate=2, max_objects=7,
         recondition_every=1, recondition_on_tracks=False, recondition_score=0.3, recondition_iou=0.4,
-        max_hole_area=0, keep_alive_max=40, nms_iou=0.2, track_iou=0.6,
+        max_hole_area=0, keep_alive_max=40, nms_iou=0.2, track_iou=0.6, reclaim_from=2, reclaim_to=9,
     )  # fmt: skip
     assert VideoRules.from_config(Sam3Config(max_num_objects=-1)).max_objects is None
     changed = VideoRules.from_config(own, new_object_threshold=0.9, max_objects=None)
@@ -287,7 +292,7 @@ def test_the_state_does_not_grow_with_the_video() -> None:
 
 
 def test_a_state_goes_through_json_and_back() -> None:
-    state = LifeState({0: 3, 5: 9}, {0: 30, 5: -1}, {5: 2}, {(0, 5): 3}, frozenset({7, 5}), {0: -1, 5: 12})
+    state = LifeState({0: 3, 5: 9}, {0: 30, 5: -1}, {5: 2}, {(0, 5): 3}, frozenset({7, 5}), {0: -1, 5: 12}, {5: 3})
     assert LifeState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
     assert LifeState.from_dict(LifeState().to_dict()) == LifeState()
 
@@ -300,6 +305,43 @@ def test_a_damaged_state_is_refused() -> None:
         LifeState.from_dict(stored | {"overlaps": [[1, 2]]})
     with pytest.raises(ValueError, match="damaged"):
         LifeState.from_dict(stored | {"duplicates": None})
+
+
+# lost objects
+
+
+LOST = replace(RULES, reclaim_from=3, reclaim_to=20)
+
+
+def test_lost_counts_the_frames_in_a_row_that_nothing_confirms() -> None:
+    state = lived(5, Association(unmatched=(0,), empty=(1,)))[0]
+    assert state.lost == {0: 5, 1: 5}
+    assert advance(state, 6, Association(empty=(1,)), (), RULES)[0].lost == {1: 6}
+    assert forget(state, [1]).lost == {0: 5}
+
+
+def test_what_is_found_goes_to_the_track_that_was_lost_last() -> None:
+    state = LifeState(lost={0: 2, 1: 20, 2: 6, 3: 21, 4: 6})
+    seen = Association(new=(1, 2), unmatched=(2, 3), empty=(0, 1, 4), matches={0: (5,)})
+    scores = torch.tensor([0.9, 0.8, 0.95])
+    after, found = reclaim(state, seen, scores, LOST)
+    assert found == {2: 2, 4: 1}  # the better one to the older of two that were lost for equally long
+    assert after == Association(unmatched=(3,), empty=(0, 1), matches={0: (5,), 1: (4,), 2: (2,)})
+    after, found = reclaim(state, seen, scores, LOST, barred={2, 4})
+    assert found == {1: 2}
+    assert after == replace(seen, new=(1,), empty=(0, 4), matches={0: (5,), 2: (1,)})
+    life, _, _ = advance(state, 30, after, (9,), LOST)
+    assert (life.lost, life.keep_alive[1]) == ({2: 7, 3: 22, 0: 3, 4: 7}, 1)
+
+
+def test_a_track_that_is_confirmed_again_or_was_lost_too_shortly_or_too_long_is_not_reclaimed() -> None:
+    seen, scores = Association(new=(0,), empty=(1, 2)), torch.tensor([0.9])
+    assert reclaim(LifeState(lost={0: 9, 1: 2, 2: 21}), seen, scores, LOST) == (seen, {})
+
+
+def test_nothing_is_reclaimed_unless_asked_for() -> None:
+    seen = Association(new=(0,), empty=(1,))
+    assert reclaim(LifeState(lost={1: 9}), seen, torch.tensor([0.9]), RULES) == (seen, {})
 
 
 # overlaps

@@ -321,6 +321,17 @@ def test_a_bank_does_not_grow() -> None:
     assert 0 in bank.fixed  # where the object appeared first
 
 
+def test_a_bank_forgets_the_frames_that_it_doubts() -> None:
+    config = tiny_config(SIZE).tracker_config
+    bank = MemoryBank()
+    for frame in range(6):
+        bank.add(frame, FrameMemory(torch.zeros(64, 2, 2), torch.zeros(32), 0.5), config)
+    bank.fix(4, FrameMemory(torch.zeros(64, 2, 2), torch.zeros(32), 1.0))
+    bank.doubt(6, 3)
+    assert [frame for frame, _ in bank.recent] == [0, 1, 2]
+    assert list(bank.fixed) == [4]
+
+
 def test_rules_are_those_of_the_model_unless_others_are_given(processor: Sam3Processor, tmp_path: Path) -> None:
     config = tiny_config(SIZE)
     config.hotstart_delay = config.hotstart_unmatch_thresh = config.hotstart_dup_thresh = 2
@@ -368,6 +379,33 @@ def test_a_detection_prompts_its_track_anew_or_takes_its_place(on_tracks: bool, 
     found = track_frame(model, session, 2, prepare(session, frames[2]), detections=weak)
     assert 2 not in session.objects[number].bank.fixed
     assert not torch.equal(found.obj_id_to_mask[number].squeeze(), weak[0][0][0])
+
+
+@pytest.mark.parametrize("reclaims", [True, False])
+def test_a_lost_object_that_a_detection_finds_again_keeps_its_number(reclaims: bool, processor: Sam3Processor) -> None:
+    torch.manual_seed(0)
+    model = Sam3Model(tiny_config(SIZE)).eval()
+    model.tracker_model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(-9.0)  # always lost
+    rules = VideoRules(hot_start_delay=0, reclaim_from=2 * reclaims, reclaim_to=9 * reclaims)
+    session = processor.init_video_session(_frames(6), rules=rules)
+    processor.add_text_prompt(session, "red square")
+    side = 4 * SIZE // 14
+    masks = torch.full((2, side, side), -5.0)
+    masks[0, 4:10, 2:8] = 5.0
+    masks[1, 4:10, 12:18] = 5.0
+    nothing, one, both = ([(masks[:count], torch.tensor([0.9, 0.8])[:count])] for count in range(3))
+    seen = []
+    for frame, (image, found) in enumerate(
+        zip(_frames(6), [one, nothing, nothing, nothing, both, nothing], strict=True)
+    ):
+        output = track_frame(model, session, frame, prepare(session, image), detections=found)
+        seen.append({number: bool((mask > 0).any()) for number, mask in output.obj_id_to_mask.items()})
+    [first], bank = seen[0], session.objects[0].bank
+    assert seen[1:4] == [{first: False}] * 3
+    after = {first: True, first + 1: True} if reclaims else {first: False, first + 1: True, first + 2: True}
+    assert seen[4] == after
+    assert list(bank.fixed) == ([0, 4] if reclaims else [0])
+    assert [frame for frame, _ in bank.recent] == [5]
 
 
 def test_unseen_objects_are_forgotten_and_new_ones_limited(model: Sam3Model, processor: Sam3Processor) -> None:

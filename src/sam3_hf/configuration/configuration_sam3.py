@@ -16,7 +16,8 @@ class Sam3Config(Sam3RootConfig):
 
     Reads the hub's `config.json` (model_type `sam3_video`) as it is; the defaults are the released model's. Setting
     `image_size` sets every size that follows from it. The video rules (thresholds, hot start, ...) are those of
-    `facebookresearch/sam3` `model_builder.py`, under transformers' names.
+    `facebookresearch/sam3` `model_builder.py`, under transformers' names; `reclaim_lost_trk_from` and
+    `reclaim_lost_trk_to` are our own, see `VideoRules`.
 
     Raises:
         ValueError: when the two halves disagree on the vision tower that they share.
@@ -39,6 +40,8 @@ class Sam3Config(Sam3RootConfig):
     hotstart_unmatch_thresh: int = 8
     hotstart_dup_thresh: int = 8
     suppress_unmatched_only_within_hotstart: bool = True
+    reclaim_lost_trk_from: int = 0
+    reclaim_lost_trk_to: int = 0
     init_trk_keep_alive: int = 30
     max_trk_keep_alive: int = 30
     min_trk_keep_alive: int = -1

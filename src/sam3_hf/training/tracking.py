@@ -107,7 +107,7 @@ class ClipDataset(torch.utils.data.Dataset[dict[str, Any]]):
 def _hidden_and_back(masks: np.ndarray, num_frames: int, rng: np.random.Generator) -> np.ndarray | None:
     """Numbers of frames with an object well seen, then hidden, then back; None where none is hidden long enough.
 
-    Up to a third of the frames are before, up to a third while it is hidden; before and after they follow one another.
+    Up to a third of the frames are before, up to half while it is hidden; before and after they follow one another.
     """
     areas = masks.sum((2, 3))
     third = max(num_frames // 3, 1)
@@ -119,7 +119,8 @@ def _hidden_and_back(masks: np.ndarray, num_frames: int, rng: np.random.Generato
             continue
         gap = rng.choice(gaps)
         away = np.arange(seen[gap] + 1, seen[gap + 1])
-        num_before, num_away = rng.integers(1, third + 1, 2)
+        num_before = int(rng.integers(1, third + 1))
+        num_away = int(rng.integers(1, max(num_frames // 2, 1) + 1))
         num_back = num_frames - num_before - num_away
         first = int(np.flatnonzero(area > _WELL_SEEN * area.max())[0])
         before = np.arange(max(first, away[0] - num_before - rng.integers(_BACK_WITHIN)), away[0])[:num_before]

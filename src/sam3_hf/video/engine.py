@@ -25,6 +25,7 @@ from .rules import (
     forget,
     keep_detections,
     limit_new,
+    reclaim,
     suppress_overlaps,
     suppress_shrunken,
 )
@@ -212,16 +213,23 @@ def _pass(
     output = Sam3VideoOutput(frame_idx=frame, video_size=session.video_size)
     removed: set[int] = set()
     births: list[tuple[int, int, int]] = []  # concept, detection, id
+    returns: list[tuple[int, int, int]] = []  # the same of lost objects that are found again
     fixed: dict[int, Tensor] = {}  # pointers of tracks that a detection prompts anew
     for index, (concept, (masks, scores)) in enumerate(zip(session.concepts, detections, strict=True)):
         places = [i for i, found in enumerate(followed.objects) if found.concept == index]
         ids = [followed.objects[i].object_id for i in places]
         association = associate(masks, scores, followed.masks[places], ids, session.rules)
+        by_user = {number for number in ids if session.objects[number].prompts}
+        lost = concept.life.lost
+        association, reclaimed = reclaim(concept.life, association, scores, session.rules, by_user)
         kept, dropped = limit_new(association.new, scores, len(session.objects) + len(births), session.rules)
         _warn_of_dropped(session, dropped)
         new_ids = [session.new_id() for _ in kept]
         concept.life, gone, hidden = advance(concept.life, frame, association, new_ids, session.rules, reverse)
         removed |= gone
+        for number in reclaimed.keys() - gone:
+            session.objects[number].bank.doubt(frame, lost[number])
+            returns.append((index, reclaimed[number], number))
         output.suppressed_obj_ids |= hidden
         if session.rules.reconditions_on(frame):
             fixed |= _anew(parts, session, seen, masks, association.recondition, followed)
@@ -235,7 +243,7 @@ def _pass(
     _remember(parts, session, seen, frame, followed, fixed)
     _report(output, followed)
     for index, (masks, scores) in enumerate(detections):
-        mine = [(detection, number) for concept, detection, number in births if concept == index]
+        mine = [(detection, number) for concept, detection, number in returns + births if concept == index]
         if mine:
             _begin(parts, session, seen, frame, index, masks, scores, mine, output)
     for number in removed:
@@ -398,7 +406,7 @@ def _begin(
     mine: Sequence[tuple[int, int]],
     output: Sam3VideoOutput,
 ) -> None:
-    """Starts objects from detections, given as pairs of detection and id."""
+    """Starts objects from detections, given as pairs of detection and id, or shows lost ones anew."""
     chosen = masks[[detection for detection, _ in mine]]
     wanted = _resized(chosen, 16 * seen.maps.coarse.shape[-1]) > 0
     low = _given(wanted, session, seen)

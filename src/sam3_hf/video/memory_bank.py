@@ -67,6 +67,10 @@ class MemoryBank:
         bare = max(len(kept) - config.num_maskmem, 0)
         self.recent = [(f, m._replace(features=None)) for f, m in kept[:bare]] + kept[bare:]
 
+    def doubt(self, frame: int, count: int) -> None:
+        """Forgets the `count` frames before this one, but for the fixed ones: the object was not what was seen."""
+        self.recent = [entry for entry in self.recent if abs(frame - entry[0]) > count]
+
     def turn(self) -> None:
         """Forgets all frames but the fixed ones: the video is followed in the other direction from here."""
         self.recent = []

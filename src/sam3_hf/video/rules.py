@@ -3,7 +3,8 @@
 They equal those of facebookresearch/sam3, and a session applies them on each frame in this order:
 
 1. `keep_detections`: which queries count as detections;
-2. `associate`: detections against tracks, then `limit_new` where the number of objects is limited;
+2. `associate`: detections against tracks, then `reclaim`, which is not of the reference and off unless a model's
+   configuration says otherwise, and `limit_new` where the number of objects is limited;
 3. `advance`: births, hot start (young tracks that prove false are removed), keep-alive;
 4. `suppress_overlaps`: of tracks on the same pixels, only the one that was hidden less recently stays;
 5. `suppress_shrunken`: before a mask is remembered, is enough of it left where tracks compete for pixels?
@@ -33,6 +34,7 @@ __all__ = [
     "forget",
     "keep_detections",
     "limit_new",
+    "reclaim",
     "resolve_overlaps",
     "suppress_overlaps",
     "suppress_shrunken",
@@ -53,9 +55,17 @@ _FRACTIONS = (
     "recondition_score",
     "recondition_iou",
 )
-_COUNTS = ("hot_start_delay", "hot_start_unmatched", "hot_start_duplicate", "recondition_every", "max_hole_area")
+_COUNTS = (
+    "hot_start_delay",
+    "hot_start_unmatched",
+    "hot_start_duplicate",
+    "reclaim_from",
+    "reclaim_to",
+    "recondition_every",
+    "max_hole_area",
+)
 _SWITCHES = ("suppress_only_in_hot_start", "count_empty_as_missed", "recondition_on_tracks")
-# Fields of `Sam3Config`, under transformers' names.
+# Fields of `Sam3Config`, under transformers' names where it has them.
 _IN_CONFIG = {
     "detection_threshold": "score_threshold_detection",
     "nms_iou": "det_nms_thresh",
@@ -66,6 +76,8 @@ _IN_CONFIG = {
     "hot_start_unmatched": "hotstart_unmatch_thresh",
     "hot_start_duplicate": "hotstart_dup_thresh",
     "suppress_only_in_hot_start": "suppress_unmatched_only_within_hotstart",
+    "reclaim_from": "reclaim_lost_trk_from",
+    "reclaim_to": "reclaim_lost_trk_to",
     "keep_alive_start": "init_trk_keep_alive",
     "keep_alive_max": "max_trk_keep_alive",
     "keep_alive_min": "min_trk_keep_alive",
@@ -101,6 +113,11 @@ class VideoRules:
         hot_start_duplicate: a track on trial is removed at this many frames where it shares a detection with one and
             the same older track (`hotstart_dup_thresh`).
 
+    Lost objects, which neither the reference nor transformers knows
+        reclaim_from, reclaim_to: a detection that would start a track goes to a lost one instead, see `reclaim`, if
+            that was not confirmed for at least and at most so many frames in a row; 0, 0 = off, as released
+            (`reclaim_lost_trk_from`, `reclaim_lost_trk_to`).
+
     Keep-alive: a count per track, +1 where it is matched, -1 where it is visible and not confirmed
         keep_alive_start, keep_alive_max, keep_alive_min: first value and bounds (`init_trk_keep_alive`,
             `max_trk_keep_alive`, `min_trk_keep_alive`).
@@ -133,6 +150,8 @@ class VideoRules:
     hot_start_unmatched: int = 8
     hot_start_duplicate: int = 8
     suppress_only_in_hot_start: bool = True
+    reclaim_from: int = 0
+    reclaim_to: int = 0
     keep_alive_start: int = 30
     keep_alive_max: int = 30
     keep_alive_min: int = -1
@@ -161,6 +180,10 @@ class VideoRules:
         low, start, high = (self._number(f"keep_alive_{end}", (int,)) for end in ("min", "start", "max"))
         if not low <= start <= high:
             raise ValueError(f"keep_alive_start is {start}, expected keep_alive_min..keep_alive_max = {low}..{high}.")
+        if self.reclaim_from > self.reclaim_to or (self.reclaim_to and not self.reclaim_from):
+            raise ValueError(
+                f"reclaim_from is {self.reclaim_from}, expected 1..reclaim_to = 1..{self.reclaim_to}, or 0 for both."
+            )
         for name in ("hot_start_unmatched", "hot_start_duplicate"):
             if 0 < self.hot_start_delay < getattr(self, name):
                 raise ValueError(
@@ -221,6 +244,7 @@ class LifeState:
     overlaps: (older id, id) -> number of frames where both had the same detection, below `hot_start_duplicate`.
     duplicates: ids that reached `hot_start_duplicate` with some older track.
     last_occluded: id -> last frame on which its mask was empty or suppressed, -1 = none.
+    lost: id -> number of frames in a row, up to the last one, on which it was empty or unconfirmed; none where 0.
 
     The reference keeps lists of frames, for dead tracks too. Only their lengths are read there, and a dead track's are
     not read at all: it is in no later frame, so a pair with it stays below the limit, or has passed it and is in
@@ -234,6 +258,7 @@ class LifeState:
     overlaps: Mapping[tuple[int, int], int] = field(default_factory=dict)
     duplicates: frozenset[int] = frozenset()
     last_occluded: Mapping[int, int] = field(default_factory=dict)
+    lost: Mapping[int, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Lists that JSON can hold, each sorted; `from_dict` reads them."""
@@ -244,6 +269,7 @@ class LifeState:
             "overlaps": sorted([older, track, count] for (older, track), count in self.overlaps.items()),
             "duplicates": sorted(self.duplicates),
             "last_occluded": sorted(map(list, self.last_occluded.items())),
+            "lost": sorted(map(list, self.lost.items())),
         }
 
     @classmethod
@@ -260,6 +286,7 @@ class LifeState:
                 overlaps={(int(older), int(track)): int(count) for older, track, count in stored["overlaps"]},
                 duplicates=frozenset(map(int, stored["duplicates"])),
                 last_occluded={int(track): int(frame) for track, frame in stored["last_occluded"]},
+                lost={int(track): int(count) for track, count in stored["lost"]},
             )
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -325,6 +352,37 @@ def associate(
     )
 
 
+def reclaim(
+    state: LifeState, association: Association, scores: Tensor, rules: VideoRules, barred: Collection[int] = ()
+) -> tuple[Association, dict[int, int]]:
+    """The association in which lost tracks have got what was found of them again, and id -> detection for each.
+
+    A track is lost while no detection confirms it, be it empty or somewhere else by mistake; it can be reclaimed when
+    that has lasted for `reclaim_from` to `reclaim_to` frames before this one. The new detections, best `scores` (N,)
+    first, go to the track that was lost last, of equals to the oldest; nothing but time is compared. A detection for
+    which there is none starts a track as before. `barred` ids are no candidates.
+    """
+    if rules.reclaim_to == 0 or not association.new:
+        return association, {}
+    lost = [
+        track
+        for track in association.unmatched + association.empty
+        if rules.reclaim_from <= state.lost.get(track, 0) <= rules.reclaim_to and track not in barred
+    ]
+    lost.sort(key=lambda track: (state.lost[track], track))
+    order = scores[list(association.new)].float().argsort(descending=True, stable=True).tolist()
+    found = {track: association.new[place] for track, place in zip(lost, order, strict=False)}
+    taken = set(found.values())
+    reclaimed = Association(
+        new=tuple(detection for detection in association.new if detection not in taken),
+        unmatched=tuple(track for track in association.unmatched if track not in found),
+        empty=tuple(track for track in association.empty if track not in found),
+        matches={**association.matches, **{detection: (track,) for track, detection in found.items()}},
+        recondition=association.recondition,
+    )
+    return reclaimed, found
+
+
 def limit_new(new: Sequence[int], scores: Tensor, num_live: int, rules: VideoRules) -> tuple[tuple[int, ...], int]:
     """The new detections that there is room for beside `num_live` tracks, and how many were dropped.
 
@@ -360,6 +418,7 @@ def advance(
     unmatched = dict(state.unmatched)
     for track in association.unmatched:
         unmatched[track] = unmatched.get(track, 0) + 1
+    lost = {track: state.lost.get(track, 0) + 1 for track in association.unmatched + association.empty}
     overlaps, duplicates = _count_overlaps(state, association, first_frame, rules, reverse)
 
     def on_trial(track: int) -> bool:
@@ -372,7 +431,7 @@ def advance(
     removed = frozenset(filter(on_trial, unconfirmed | duplicates))
     hidden = set() if rules.suppress_only_in_hot_start else {track for track in unmatched if keep_alive[track] <= 0}
     # What was last occluded stays until `suppress_overlaps`, which reads it for removed tracks too.
-    grown = LifeState(first_frame, keep_alive, unmatched, overlaps, frozenset(duplicates), state.last_occluded)
+    grown = LifeState(first_frame, keep_alive, unmatched, overlaps, frozenset(duplicates), state.last_occluded, lost)
     return replace(forget(grown, removed), last_occluded=state.last_occluded), removed, frozenset(hidden - removed)
 
 
@@ -388,6 +447,7 @@ def forget(state: LifeState, ids: Iterable[int]) -> LifeState:
         overlaps={pair: count for pair, count in state.overlaps.items() if gone.isdisjoint(pair)},
         duplicates=state.duplicates - gone,
         last_occluded=_without(state.last_occluded, gone),
+        lost=_without(state.lost, gone),
     )
 
 

@@ -17,7 +17,7 @@ from .rules import LifeState, VideoRules, forget
 
 __all__ = ["Concept", "ObjectPrompt", "TrackedObject", "VideoSession"]
 
-_VERSION = 1  # of saved sessions
+_VERSION = 2  # of saved sessions
 
 
 @dataclass
@@ -65,7 +65,7 @@ class TrackedObject:
     Attributes:
         object_id: its number, for as long as the session lasts.
         concept: index of the concept that found it; None: a user pointed it out.
-        score: of the detection that started it, 0..1; 1 where a user had a hand in it.
+        score: of the detection that started it or found it again, 0..1; 1 where a user had a hand in it.
         bank: what is remembered of it.
         prompts: by frame.
         seen: last frame on which its mask was not empty.
