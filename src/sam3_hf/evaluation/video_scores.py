@@ -29,6 +29,7 @@ RULES_OFF: dict[str, dict[str, Any]] = {
     "hot start": {"hot_start_delay": 0, "hot_start_unmatched": 0, "hot_start_duplicate": 0},
     "new prompts": {"recondition_every": 0},
     "overlaps": {"overlap_iou": 0.0},
+    "lost objects": {"reclaim_from": 0, "reclaim_to": 0},
     "suppression": {"nms_iou": 0.0},
     "holes": {"max_hole_area": 0},
 }

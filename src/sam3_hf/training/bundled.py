@@ -45,6 +45,8 @@ LOSSES = {
     "weight_class": 50.0,
     "class_positive": 3.0,
 }
+# A small tracker loses what hides more often than a released one; see `VideoRules`.
+RETURNS = {"reclaim_lost_trk_from": 3, "reclaim_lost_trk_to": 30}
 
 
 def bundled_config(image_size: int = 224) -> Sam3Config:
@@ -90,6 +92,7 @@ def bundled_config(image_size: int = 224) -> Sam3Config:
             "memory_fuser_embed_dim": 64,
             "memory_fuser_intermediate_dim": 128,
         },
+        **RETURNS,
     )
 
 
@@ -143,6 +146,8 @@ def train(options: argparse.Namespace) -> None:
     if options.init:
         config = Sam3Config.from_pretrained(options.init)
         config.image_size, config.detector_config.loss_config = size, dict(LOSSES)
+        for name, frames in RETURNS.items():
+            setattr(config, name, frames)
         config.tracker_config.memory_attention_dropout = config.tracker_config.memory_attention_rope_dropout = 0.0
         model = Sam3Model.from_pretrained(options.init, config=config)
     else:

@@ -227,7 +227,7 @@ def _pass(
         new_ids = [session.new_id() for _ in kept]
         concept.life, gone, hidden = advance(concept.life, frame, association, new_ids, session.rules, reverse)
         removed |= gone
-        for number in reclaimed.keys() - gone:
+        for number in sorted(reclaimed.keys() - gone):
             session.objects[number].bank.doubt(frame, lost[number])
             returns.append((index, reclaimed[number], number))
         output.suppressed_obj_ids |= hidden
