@@ -135,7 +135,7 @@ def _follow(arguments: argparse.Namespace, frames: Any) -> None:
 
 def _rules(arguments: argparse.Namespace, config: Any) -> Any:
     """The model's own rules, with what the command line says instead."""
-    from .video.rules import VideoRules
+    from .video.settings import VideoRules
 
     return VideoRules.from_config(
         config,

@@ -10,7 +10,6 @@ from sam3_hf import Sam3Config
 from sam3_hf.video.rules import (
     Association,
     LifeState,
-    VideoRules,
     advance,
     associate,
     forget,
@@ -21,6 +20,7 @@ from sam3_hf.video.rules import (
     suppress_overlaps,
     suppress_shrunken,
 )
+from sam3_hf.video.settings import VideoRules
 
 RULES = VideoRules()
 

@@ -6,8 +6,8 @@ from .engine import segment_frame, track_frame
 from .frames import Frame, FrameSource, VideoReadError, open_video
 from .outputs import Sam3VideoOutput, postprocess_outputs
 from .propagation import flush, propagate
-from .rules import VideoRules
 from .session import Concept, ObjectPrompt, TrackedObject, VideoSession
+from .settings import VideoRules
 
 __all__ = [
     "Concept",

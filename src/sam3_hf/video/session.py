@@ -13,7 +13,8 @@ from ..files import written_whole
 from .frames import FrameSource
 from .memory_bank import FrameMemory, MemoryBank
 from .outputs import Sam3VideoOutput
-from .rules import LifeState, VideoRules, forget
+from .rules import LifeState, forget
+from .settings import VideoRules
 
 __all__ = ["Concept", "ObjectPrompt", "TrackedObject", "VideoSession"]
 
