@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from safetensors import safe_open
 
 from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import concept_scene
+from sam3_hf.training import bundled_stages
 from sam3_hf.training.ablations import CONDITIONS
 from sam3_hf.training.ablations import main as ablations_main
 from sam3_hf.training.bundled import at_size, bundled_config, main
 from sam3_hf.training.bundled_scores import main as scores_main
+from sam3_hf.training.clicks import click_loss
 
 RECIPE = [
     "--image-size",
@@ -30,7 +33,14 @@ RECIPE = [
 ]
 
 
-def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
+def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clicks: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        clicks.append(len(args[2]))
+        return click_loss(*args, **kwargs)
+
+    monkeypatch.setattr(bundled_stages, "click_loss", counted)
     first = ["--name-minutes", "1", "--word-minutes", "1"]  # the other stages are there by default
     main([str(tmp_path), *RECIPE, *first, "--steps", "2"])
     main([str(tmp_path), *RECIPE, *first, "--steps", "3"])
@@ -38,6 +48,7 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path) -> None:
     steps = [(line["stage"], line["step"]) for line in lines]
     stages = ("names", "words", "detector", "large", "clicks", "clips")
     assert steps == [(stage, step) for stage in stages for step in (1, 2)] + [(stage, 3) for stage in stages]
+    assert len(clicks) == 4, "one of the three lessons on clips clicks on pictures"
 
     folder = tmp_path / "model"
     with safe_open(folder / "model.safetensors", "pt") as stored:

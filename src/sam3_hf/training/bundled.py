@@ -180,7 +180,7 @@ def train(options: argparse.Namespace) -> None:
     if options.click_minutes:
         train_clicks(model, data, collator, options, fresh)
     if options.clip_minutes:
-        train_clips(model, data, options, seed, fresh or options.fresh_memory)
+        train_clips(model, data, collator, options, seed, fresh or options.fresh_memory)
     if rank == 0:
         export(model, output / "model")
     if processes > 1:

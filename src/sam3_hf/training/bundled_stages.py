@@ -49,6 +49,7 @@ BATCHES_AT_FIRST = 40  # of pictures, before the first click
 CLIPS_AT_FIRST = 20  # each seen as it comes; from then on one in `STEPS_A_CLIP` steps
 CLIPS_KEPT = 400
 STEPS_A_CLIP = 3
+STEPS_A_CLICK = 4  # of following, of which one clicks on pictures, so that corrections are not forgotten
 STEPS_A_BATCH = 3  # of clicking, for each further batch of pictures
 
 
@@ -352,22 +353,36 @@ def share_weights(model: nn.Module) -> None:
 
 
 class Clips(nn.Module):
-    """The loss of following objects through clips, as a module for several processes."""
+    """The loss of following objects through clips, or of clicking on pictures, as a module for several processes."""
 
     def __init__(self, model: Sam3Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, masks_bool: Tensor, prompt: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """`clip_loss` of a clip's tokens (num_frames, cells, channels), with a few corrections and reminders."""
+    def forward(self, tokens: Tensor, masks_bool: Tensor, prompt: str | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """`clip_loss` of a clip's tokens (num_frames, cells, channels), with a few corrections and reminders.
+
+        Without a prompt `click_loss`, half the time with a box first, of tokens of unrelated pictures.
+        """
         vision = Sam3VisionEncoderOutput(last_hidden_state=tokens)
+        if prompt is None:
+            return click_loss(self.model, vision, masks_bool, box=bool(torch.rand(()) < 0.5))
         return clip_loss(self.model, vision, masks_bool, prompt, CORRECTIONS, REMINDERS)
 
 
-def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, seed: int, fresh: bool) -> None:
+def train_clips(
+    model: Sam3Model,
+    data: Mixture,
+    collator: ConceptCollator,
+    options: argparse.Namespace,
+    seed: int,
+    fresh: bool,
+) -> None:
     """Trains the whole tracker on `training_clips`; leaves the average of its weights in it. `fresh`: memory primed.
 
-    As with clicks, the frozen vision tower sees a clip once, and the tracker learns from it several times.
+    As with clicks, the frozen vision tower sees a clip once, and the tracker learns from it several times. One lesson
+    in `STEPS_A_CLICK` is a click on pictures: clips alone teach the tracker to trust its memory, and a click that
+    corrects a picture without one is then answered worse than before.
     """
     model.tracker_model.set_attn_implementation("eager")
     if fresh and not (Path(options.output) / "clips.pt").exists():
@@ -382,7 +397,9 @@ def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, se
     clips = training_clips(data, options.clip_frames, model.config.image_size, seed)
     first = run.step // STEPS_A_CLIP
     stream = iter(DataLoader(clips, None, num_workers=options.workers, sampler=range(first, len(clips))))
+    pictures = batches(data, collator, options.batch_size, 2000 + options.seed, options.workers)
     seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=CLIPS_KEPT)
+    clicked = SeenPictures()
     draw = random.Random(seed)
     while run.begin_step():
         if len(seen) < CLIPS_AT_FIRST or run.step % STEPS_A_CLIP == 0:
@@ -391,9 +408,14 @@ def train_clips(model: Sam3Model, data: Mixture, options: argparse.Namespace, se
                 vision = model.get_vision_features(clip["pixel_values"].to(run.device))
             assert vision.last_hidden_state is not None
             seen.append((vision.last_hidden_state.half(), clip["clip_masks"]))
-        tokens, masks = (part.to(run.device) for part in draw.choice(seen))
+        if run.step % STEPS_A_CLICK == 1:
+            clicked.add(*_look(model, next(pictures), options))
+            lesson, prompt = clicked.draw(options.batch_size, OBJECTS_CLICKED), None
+        else:
+            lesson, prompt = draw.choice(seen), draw.choice(PROMPTS)
+        tokens, masks = (part.to(run.device) for part in lesson)
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            loss, terms = trained(tokens.float(), masks, draw.choice(PROMPTS))
+            loss, terms = trained(tokens.float(), masks, prompt)
         run.end_step(loss, terms)
     run.save()
     run.average.copy_to(following)
