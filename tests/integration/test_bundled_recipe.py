@@ -14,7 +14,7 @@ from sam3_hf.data import concept_scene
 from sam3_hf.training import bundled_stages
 from sam3_hf.training.ablations import CONDITIONS
 from sam3_hf.training.ablations import main as ablations_main
-from sam3_hf.training.bundled import at_size, bundled_config, main
+from sam3_hf.training.bundled import at_size, bundled_config, main, with_queries
 from sam3_hf.training.bundled_scores import main as scores_main
 from sam3_hf.training.clicks import click_loss
 
@@ -46,7 +46,7 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.M
     main([str(tmp_path), *RECIPE, *first, "--steps", "3"])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
     steps = [(line["stage"], line["step"]) for line in lines]
-    stages = ("names", "words", "detector", "large", "clicks", "clips")
+    stages = ("names", "words", "detector", "large", "heads", "clicks", "clips")
     assert steps == [(stage, step) for stage in stages for step in (1, 2)] + [(stage, 3) for stage in stages]
     assert len(clicks) == 4, "one of the three lessons on clips clicks on pictures"
 
@@ -59,7 +59,7 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.M
     assert processor.image_size == model.config.image_size == 168
     inputs = processor(images=concept_scene(seed=0, image_size=168).image, text="circle", return_tensors="pt")
     with torch.no_grad():
-        assert model(**inputs).pred_masks.shape == (1, 100, 48, 48)
+        assert model(**inputs).pred_masks.shape == (1, 200, 48, 48)
 
 
 def test_positions_are_stretched_to_larger_pictures() -> None:
@@ -73,6 +73,27 @@ def test_positions_are_stretched_to_larger_pictures() -> None:
     assert large.config.image_size == 224 and torch.equal(table[0], table[9])
     same = at_size(small, 112)
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in small.state_dict().items())
+
+
+def test_more_queries_begin_as_copies_and_leave_the_others_as_they_are() -> None:
+    torch.manual_seed(0)
+    config = bundled_config(112)
+    config.detector_config.detr_decoder_config.num_queries = 30
+    few = Sam3Model(config)
+    many = with_queries(few, 50)
+    assert with_queries(many, 50) is many and many.config.detector_config.detr_decoder_config.num_queries == 50
+    before, after = few.state_dict(), many.state_dict()
+    for name, value in before.items():
+        if name.endswith(("query_embed.weight", "reference_points.weight")):
+            assert len(after[name]) == 50 and torch.equal(after[name][:30], value)
+        else:
+            assert torch.equal(after[name], value)
+    decoder = many.detector_model.detr_decoder
+    assert torch.equal(decoder.query_embed.weight[30:], decoder.query_embed.weight[:20])
+    boxes = decoder.reference_points.weight.sigmoid()
+    moved = (boxes[30:, :2] - boxes[:20, :2]).norm(dim=1)
+    inside = ((boxes[30:] > 0.02) & (boxes[30:] < 0.98)).all(1)
+    assert inside.any() and (moved[inside] > 0.3 * boxes[:20, 2:].amin(1)[inside]).all()
 
 
 def test_the_model_would_fit_into_25_megabytes() -> None:

@@ -88,3 +88,21 @@ def test_float32_mlp_equals_linear_layers_and_its_gradient() -> None:
     mlp(x).square().sum().backward()
     plain(x).square().sum().backward()
     assert torch.allclose(mlp.layer1.weight.grad, plain[0].weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_eager_attention_in_half_precision_is_as_exact_as_its_inputs() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 40, 16) for _ in range(3))
+    bias = torch.randn(2, 1, 40, 40)
+    given = [x.bfloat16().requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().double().requires_grad_() for x in given]
+    with torch.autocast("cpu", torch.bfloat16):  # which would have the softmax and all before it in float32
+        half = layers.attend(*given, "eager", bias=bias)
+    assert half.dtype == torch.bfloat16
+    whole = layers.attend(*exact, "eager", bias=bias.double())
+    assert (half - whole).abs().max() < 0.02
+    half.float().square().sum().backward()
+    whole.square().sum().backward()
+    for one, other in zip(given, exact, strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert (one.grad - other.grad).norm() < 0.02 * other.grad.norm()

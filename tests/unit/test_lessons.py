@@ -28,6 +28,14 @@ def test_outlines_are_free_where_embeddings_tell_objects_apart() -> None:
     assert outline_loss(together[None], labels, scale, bias) > 0.3  # each finds the other too
 
 
+def test_masks_of_twice_the_size_have_the_same_outlines() -> None:
+    masks = two_squares()
+    pixels, scale, bias = torch.randn(1, 4, 8, 8), torch.tensor(10.0), torch.tensor(-5.0)
+    fine = masks.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    small, large = (outline_loss(pixels, [{"masks": some}], scale, bias) for some in (masks, fine))
+    torch.testing.assert_close(small, large)
+
+
 def test_rows_without_objects_have_no_outlines() -> None:
     pixels = torch.randn(2, 4, 8, 8, requires_grad=True)
     scale, bias = torch.tensor(10.0), torch.tensor(-5.0)
@@ -73,3 +81,25 @@ def test_lessons_look_once_and_are_learned(batch: dict[str, object]) -> None:
         assert len(looks) == step + 1
     assert {"loss_outline", "loss_shape", "loss_dice", "loss_presence"} <= set(terms)
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_corrections_are_shown_before_the_lesson(batch: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    detector = Sam3Detector(tiny_config(112).detector_config)
+    detector.dot_product_scoring.query_proj.weight.data.zero_()  # every query is sure and wrong, and objects are missed
+    detector.dot_product_scoring.text_proj.weight.data.zero_()
+    detector.dot_product_scoring.query_proj.bias.data.fill_(2.0)
+    detector.dot_product_scoring.text_proj.bias.data.fill_(2.0)
+    detector.detr_decoder.presence_head.get_submodule("layer3").bias.data.fill_(9.0)
+    lessons = Lessons(detector, NamingTrainer(detector, clip_tokenizer()), 0.0, 0.0).train()
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    shown: list[torch.Tensor] = []
+    detector.register_forward_pre_hook(
+        lambda _module, _args, given: shown.append(given["input_boxes_labels"]), with_kwargs=True
+    )
+    loss, terms = lessons(inputs, batch["labels"], 2)
+    assert len(shown) == 3 and "loss_outline" not in terms and "loss_shape" not in terms
+    counts = [[int((labels == kind).sum()) for kind in (1, 0)] for labels in shown]
+    assert counts[0][1] == 0 < counts[1][1] < counts[2][1], "negative boxes are of false answers"
+    assert counts[0][0] < counts[1][0] <= counts[2][0], "positive boxes are of missed objects"
+    assert loss.requires_grad and torch.isfinite(loss)

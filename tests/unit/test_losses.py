@@ -104,6 +104,29 @@ def test_copies_of_queries_change_nothing_for_the_queries(detector: Sam3Detector
         assert with_copies.loss_dict[name].item() == pytest.approx(value.item(), rel=1e-3), name
 
 
+def test_copies_that_start_from_noisy_boxes_are_no_more_than_needed(detector: Sam3Detector) -> None:
+    detector.train()
+    given = batch([2, 0])
+    detector.config.loss_config = {"denoise": 2}
+    seen: list[torch.Tensor] = []
+    hook = detector.detr_decoder.register_forward_hook(lambda _module, _given, made: seen.append(made.boxes))
+    own = detector.config.detr_decoder_config.num_queries
+    try:
+        noisy = detector(**given)
+        noisy.loss.backward()
+        # Twice what two targets need; twelve queries have no more copies than themselves.
+        assert seen[-1].shape[2] == own + 8
+        detector(**batch([9, 1]))
+        assert seen[-1].shape[2] == 2 * own
+    finally:
+        hook.remove()
+        detector.config.loss_config = None
+    plain = detector(**given)
+    assert torch.allclose(noisy.pred_logits, plain.pred_logits, atol=1e-5)
+    assert noisy.loss_dict["loss_mask_o2m"] > 0
+    detector.zero_grad()
+
+
 @pytest.mark.parametrize("pieces", [[[0, 1], [2, 3]], [[0], [1], [2], [3]], [[0, 1, 2], [3]]])
 def test_cutting_a_batch_into_pieces_gives_the_same_gradient(detector: Sam3Detector, pieces: list[list[int]]) -> None:
     detector = deepcopy(detector).double().train()  # in float32, biases that have no gradient show 1e-5 of rounding
@@ -173,6 +196,21 @@ def test_terms_of_perfect_and_worst_answers() -> None:
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
     assert paired_giou(boxes, boxes).item() == 1
     assert paired_giou(boxes, boxes + 2).item() == pytest.approx(-7 / 9)
+
+
+@pytest.mark.parametrize(("beta", "score"), [(None, 0.6), (0.75, 0.6), (0.25, 0.6 ** (1 / 3))])
+def test_what_is_surely_an_object_comes_to_score_a_power_of_its_iou(beta: float | None, score: float) -> None:
+    logits = torch.full((1, 2), -1.0, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], 0.05)
+    first = (torch.tensor([0]), torch.tensor([0]))
+    for _ in range(500):
+        one = torch.ones(1)
+        loss = class_loss(logits, first, torch.tensor([0.6]), one, one.bool(), beta=beta)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert logits[0, 0].sigmoid().item() == pytest.approx(score, abs=0.005)
+    assert logits[0, 1].sigmoid() < 0.1
 
 
 def test_sampled_points_prefer_doubt_and_agree_with_dense_losses() -> None:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sam3_hf import Sam3Config, Sam3Detector, Sam3Model, tiny_config
+from sam3_hf import Sam3Config, Sam3Detector, Sam3DetectorConfig, Sam3Model, tiny_config
 from sam3_hf.modeling import detector as detector_module
+from sam3_hf.modeling.heads import suppress_duplicates
+from sam3_hf.ops.masks import mask_iou
 
 TOLERANCE = 1e-4
 OUTPUTS = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits", "semantic_seg")
@@ -128,6 +130,35 @@ def test_an_exemplar_and_its_label_change_the_answer(model: Sam3Model, inputs: d
     answers += [model(**plain, **{k: v for k, v in row.items() if k.startswith(name)}) for name in names]
     logits = [answer.pred_logits for answer in answers]
     assert all((a - b).abs().max() > 1e-4 for i, a in enumerate(logits) for b in logits[:i])
+
+
+def test_duplicates_of_a_better_query_answer_nothing(model: Sam3Model, inputs: dict[str, Tensor]) -> None:
+    detector = model.detector_model
+    plain = detector(**inputs)
+    detector.config.duplicate_iou = 0.3
+    try:
+        told = detector(**inputs)
+        detector.config.duplicate_iou = 1.0
+        assert_same(detector(**inputs), plain)
+    finally:
+        detector.config.duplicate_iou = None
+    fell = told.pred_logits == -12
+    assert fell.any() and not fell.all()
+    assert torch.equal(told.pred_logits[~fell], plain.pred_logits[~fell])
+    assert torch.equal(told.pred_masks, plain.pred_masks)
+    for masks, logits, gone in zip(plain.pred_masks, plain.pred_logits, fell, strict=True):
+        overlap = mask_iou(masks > 0, masks > 0)
+        better = logits[None] > logits[:, None]
+        assert torch.equal(((overlap > 0.3) & better & ~gone[None]).any(1), gone)
+
+
+def test_queries_that_answer_nothing_are_no_duplicates() -> None:
+    masks = torch.ones(1, 4, 8, 8)
+    logits = torch.tensor([[-9.0, 2.0, 3.0, -4.0]])
+    assert suppress_duplicates(logits, masks, 0.5).tolist() == [[-9.0, -12.0, 3.0, -12.0]]
+    assert logits[0, 1] == 2
+    with pytest.raises(ValueError, match=r"duplicate_iou is 1\.5; expected an IoU in 0\.\.1"):
+        Sam3DetectorConfig(duplicate_iou=1.5)
 
 
 def test_features_computed_ahead_equal_those_computed_on_the_way(model: Sam3Model, inputs: dict[str, Tensor]) -> None:

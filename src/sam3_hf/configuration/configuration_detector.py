@@ -218,6 +218,8 @@ class Sam3DetectorConfig(Sam3RootConfig):
     """Configuration of `Sam3Detector`; equals `detector_config` in the hub's `config.json` (model_type `sam3`).
 
     `loss_config`: fields of `Sam3LossConfig` that differ from the released recipe, for training; None: none do.
+    `duplicate_iou`: outside training, a query whose mask overlaps that of a better query of its row by more than this
+    IoU (in 0..1) answers "no object". None, as released: queries answer as they are.
     """
 
     model_type = "sam3"
@@ -231,10 +233,13 @@ class Sam3DetectorConfig(Sam3RootConfig):
     detr_decoder_config: Any = None
     mask_decoder_config: Any = None
     loss_config: Any = None
+    duplicate_iou: float | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.duplicate_iou is not None and not 0 <= self.duplicate_iou <= 1:
+            raise ValueError(f"duplicate_iou is {self.duplicate_iou}; expected an IoU in 0..1, or None.")
         if isinstance(self.loss_config, Sam3LossConfig):
             self.loss_config = dataclasses.asdict(self.loss_config)
         Sam3LossConfig(**(self.loss_config or {}))

@@ -22,7 +22,9 @@ class Sam3LossConfig:
         weight_giou: weight of the generalised IoU loss.
         weight_class: weight of the IoU-aware class loss (paper: 100).
         class_positive: extra weight of matched queries in it.
-        class_alpha: exponent of the probability in the target p^class_alpha·IoU^(1 - class_alpha).
+        class_alpha: exponent of the probability in the target p^class_alpha·IoU^class_beta.
+        class_beta: exponent of the boxes' IoU in it; None: 1 - class_alpha, as released. A small model whose boxes fit
+            less well than its masks needs less, or it scores below 0.5 what it has found.
         class_gamma: exponent of p on unmatched queries.
         class_queries: the class loss is a mean over at least so many queries.
         weight_presence: weight of the presence loss; 0 trains without it (a model without presence head).
@@ -52,6 +54,7 @@ class Sam3LossConfig:
     weight_class: float = 20.0
     class_positive: float = 10.0
     class_alpha: float = 0.25
+    class_beta: float | None = None
     class_gamma: float = 2.0
     class_queries: int = 200
     weight_presence: float = 20.0

@@ -113,6 +113,7 @@ class _Criterion:
             config.class_positive,
             config.class_alpha,
             config.class_gamma,
+            config.class_beta,
         )
         count = max(config.class_queries, logits.shape[1]) * self.num_rows
         self.add("loss_ce" + suffix, weight * config.weight_class * classified / count)

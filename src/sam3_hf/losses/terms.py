@@ -54,10 +54,12 @@ def class_loss(
     positive: float = 10.0,
     alpha: float = 0.25,
     gamma: float = 2.0,
+    beta: float | None = None,
 ) -> Tensor:
     """Sum over queries of the IoU-aware class loss ("Align loss", Cai et al. 2023).
 
-    A matched query: w₊·BCE(p, t) with t = max(p^α·IoU^(1-α), 0.01), detached; any other: p^γ·BCE(p, 0).
+    A matched query: w₊·BCE(p, t) with t = max(p^α·IoU^β, 0.01), detached; any other: p^γ·BCE(p, 0). What is surely an
+    object thus comes to score IoU^(β / (1-α)), the IoU itself with β = 1-α.
 
     Args:
         logits: (num_rows, num_queries).
@@ -68,10 +70,12 @@ def class_loss(
         positive: w₊.
         alpha: exponent of p in t.
         gamma: exponent on unmatched queries.
+        beta: exponent of the IoU in t; None: 1-α.
     """
+    beta = 1 - alpha if beta is None else beta
     probability = logits.sigmoid()
     aim = torch.zeros_like(logits)
-    aim[matched] = (probability[matched].detach() ** alpha * overlap.detach() ** (1 - alpha)).clamp(min=0.01)
+    aim[matched] = (probability[matched].detach() ** alpha * overlap.detach() ** beta).clamp(min=0.01)
     is_positive = torch.zeros_like(logits)
     is_positive[matched] = 1.0
     bce = F.binary_cross_entropy_with_logits(logits, aim, reduction="none")

@@ -114,9 +114,8 @@ class Decoder(nn.Module):
         x, y, w, h = boxes.unbind(-1)
         along_x = self._axis_bias(x - w / 2, x + w / 2, width, self.box_rpb_embed_x).to(dtype)
         along_y = self._axis_bias(y - h / 2, y + h / 2, height, self.box_rpb_embed_y).to(dtype)
-        bias = torch.zeros(*along_x.shape[:2], 1 + along_x.shape[2], height * width, dtype=dtype, device=boxes.device)
-        bias[:, :, 1:] = (along_y[..., :, None] + along_x[..., None, :]).flatten(-2)
-        return bias
+        along_x, along_y = (F.pad(along, (0, 0, 1, 0)) for along in (along_x, along_y))
+        return (along_y[..., :, None] + along_x[..., None, :]).flatten(-2)
 
     def _presence(self, token: Tensor) -> Tensor:
         """(rows, 1) presence logit; without presence head a constant that makes the probability 1."""
@@ -143,21 +142,26 @@ class Decoder(nn.Module):
             prompt: (rows, length, channels).
             prompt_bias: (rows, 1, 1, length) hides padding, or None.
             dac: append a copy of every query, to be matched one-to-many in training (Hu et al. 2023, DAC-DETR).
-            starts: (rows, num_queries, 4) cxcywh in 0..1 where the copies start; None: where the queries do.
+            starts: (rows, num_copies, 4) cxcywh in 0..1 where copies of the first queries start; None: all queries
+                have a copy, which starts where they do.
         """
         num_rows, dtype = image.shape[0], image.dtype
-        copies = [self.query_embed.weight] if dac else []
+        num_copies = (self.config.num_queries if starts is None else starts.shape[1]) if dac else 0
+        copies = [self.query_embed.weight[:num_copies]] if dac else []
         x = torch.cat((self.presence_token.weight, self.query_embed.weight, *copies)).expand(num_rows, -1, -1)
         boxes = self.reference_points.weight.float().sigmoid()
         boxes = (boxes.repeat(2, 1) if dac else boxes)[None]  # the first layer's are the same for all rows
         if starts is not None:
             boxes = torch.cat((boxes[:, : self.config.num_queries].expand(num_rows, -1, -1), starts), 1)
-        num_copies = self.config.num_queries if dac else 0
         image_with_position = image + position.to(dtype)
+        # Added to attention's logits, which autocast has in its own dtype.
+        device = image.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        bias_dtype = torch.get_autocast_dtype(device) if autocast else dtype
         queries, all_boxes, presence = [], [], []
         for layer in self.layers:
             query_position = F.pad(self._query_position(boxes).to(dtype), (0, 0, 1, 0))
-            box_bias = self._box_bias(boxes, *map_size, dtype)
+            box_bias = self._box_bias(boxes, *map_size, bias_dtype)
             x = layer(x, query_position, prompt, prompt_bias, image, image_with_position, box_bias, num_copies)
             normed = self.output_layer_norm(x[:, 1:])
             refined = (inverse_sigmoid(boxes) + self.box_head(normed)).sigmoid()

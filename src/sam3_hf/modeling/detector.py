@@ -13,7 +13,7 @@ from ..ops.boxes import box_cxcywh_to_xyxy
 from .decoder import Decoder
 from .exemplar_encoder import ExemplarEncoder, Exemplars
 from .fusion_encoder import FusionEncoder
-from .heads import MaskHead, PromptScoring
+from .heads import MaskHead, PromptScoring, suppress_duplicates
 from .layers import Linear, key_padding_bias, sine_grid
 from .outputs import Sam3ImageSegmentationOutput, Sam3TextEncoderOutput, Sam3VisionEncoderOutput
 from .pretrained import Sam3PreTrainedModel
@@ -243,12 +243,16 @@ class Sam3Detector(Sam3PreTrainedModel):
         return _Answers(logits, decoded.boxes, decoded.presence_logits, decoded.queries[-1], pixels)
 
     def _output(self, found: _Answers, with_masks: bool) -> Sam3ImageSegmentationOutput:
-        """The last layer's answers, without DAC's copies."""
+        """The last layer's answers, without DAC's copies and, where the configuration says so, without duplicates."""
         own = self.config.detr_decoder_config.num_queries
+        masks = self.mask_decoder.instances(found.queries[:, :own], found.pixels) if with_masks else None
+        logits = found.logits[-1, :, :own]
+        if masks is not None and self.config.duplicate_iou is not None:
+            logits = suppress_duplicates(logits, masks, self.config.duplicate_iou)
         return Sam3ImageSegmentationOutput(
-            pred_masks=self.mask_decoder.instances(found.queries[:, :own], found.pixels) if with_masks else None,
+            pred_masks=masks,
             pred_boxes=box_cxcywh_to_xyxy(found.boxes[-1, :, :own]),
-            pred_logits=found.logits[-1, :, :own],
+            pred_logits=logits,
             presence_logits=found.presence[-1],
             semantic_seg=self.mask_decoder.semantic(found.pixels),
         )

@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration import Sam3DetectorConfig, Sam3MaskDecoderConfig
+from ..ops.nms import mask_nms
 from .layers import MLP, Attention, Conv2d, Linear
 
-__all__ = ["MaskHead", "PromptScoring"]
+__all__ = ["MaskHead", "PromptScoring", "suppress_duplicates"]
 
 MAX_LOGIT = 12.0  # the reference clamps class logits to ±12
+_LEAST_LOGIT = -4.6  # a score of 0.01: what answers less is no object as it is
 
 
 class PromptScoring(nn.Module):
@@ -34,6 +36,23 @@ class PromptScoring(nn.Module):
         target, projected = self.text_proj(pooled), self.query_proj(queries)
         logits = torch.einsum("lrqc,rc->lrq", projected.float(), target.float()) * projected.shape[-1] ** -0.5
         return logits.clamp(-MAX_LOGIT, MAX_LOGIT)
+
+
+def suppress_duplicates(logits: Tensor, masks: Tensor, most_iou: float) -> Tensor:
+    """Logits (rows, queries) that are -12 where a mask overlaps a better query's of its row by more than `most_iou`.
+
+    Args:
+        logits: (rows, queries) class logits.
+        masks: (rows, queries, h, w) mask logits.
+        most_iou: IoU in 0..1; queries that overlap by no more are both objects.
+    """
+    left = logits.clone()
+    for row, (row_logits, row_masks) in enumerate(zip(logits, masks, strict=True)):
+        answers = (row_logits > _LEAST_LOGIT).nonzero()[:, 0]
+        kept = answers[mask_nms(row_masks[answers] > 0, row_logits[answers], most_iou)]
+        left[row, answers] = -MAX_LOGIT
+        left[row, kept] = row_logits[kept]
+    return left
 
 
 class PixelDecoder(nn.Module):

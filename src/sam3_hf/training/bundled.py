@@ -4,12 +4,13 @@ usage: python -m sam3_hf.training.bundled OUTPUT [--name-minutes 35] [--minutes 
        (several processes: torchrun --nproc_per_node 2 -m sam3_hf.training.bundled ...)
 
 Trains the detector on concept scenes and, with `--data`, on the train splits of COCO JSON folders
-(`FOLDER/NAME/train.json`), goes on with larger pictures, which show small objects, then trains clicks and tracking on
-the frozen vision tower, and writes the model to OUTPUT/model.
+(`FOLDER/NAME/train.json`), goes on with larger pictures, which show small objects, then, on the frozen vision tower,
+with what reads it, with clicks and with tracking, and writes the model to OUTPUT/model.
 Stopped at any moment, the same command goes on from the last checkpoint. docs/tiny_model.md has what came of it.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from copy import deepcopy
@@ -22,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from ..configuration import Sam3Config
 from ..files import written_whole
 from ..modeling import Sam3Model
-from ..modeling.layers import multiplies_fast
+from ..modeling.layers import inverse_sigmoid, multiplies_fast
 from ..processing import Sam3Processor
-from .bundled_data import MIXTURE, training_data
+from .bundled_data import HEAD_MIXTURE, MIXTURE, training_data
 from .bundled_stages import train_clicks, train_clips, train_detector, train_names, train_words
 from .collator import ConceptCollator
 from .priming import prime_detector
@@ -32,19 +33,24 @@ from .recipes import freeze
 
 __all__ = ["bundled_config", "export", "main"]
 
-# Against the released recipe: boxes count for more, the semantic map and presence for less, and DAC's copies start from
-# noisy true boxes. A released model can wait until its queries have learned to look near their boxes; this one cannot.
+# Against the released recipe: boxes count for more, the semantic map for less, and DAC's copies start from noisy true
+# boxes. A released model can wait until its queries have learned to look near their boxes; this one cannot.
 LOSSES = {
     "weight_bbox": 10.0,
     "weight_giou": 4.0,
-    "weight_presence": 10.0,
     "weight_semantic": 10.0,
     "weight_semantic_dice": 10.0,
     "weight_o2m": 1.0,
     "denoise": 2,
     "weight_class": 50.0,
-    "class_positive": 3.0,
+    "class_positive": 4.0,
+    "class_beta": 0.25,
+    "mask_points": 4096,
 }
+# A small decoder answers an object twice now and then, which released ones hardly do.
+DUPLICATE_IOU = 0.5
+# As released: crowded pictures have more than 100 objects, and a query cannot answer twice.
+QUERIES = 200
 # A small tracker loses what hides more often than a released one; see `VideoRules`.
 RETURNS = {"reclaim_lost_trk_from": 3, "reclaim_lost_trk_to": 30}
 
@@ -74,9 +80,10 @@ def bundled_config(image_size: int = 224) -> Sam3Config:
             "text_config": text | {"num_hidden_layers": 3},
             "geometry_encoder_config": size | {"num_layers": 2},
             "detr_encoder_config": size | {"num_layers": 3},
-            "detr_decoder_config": size | {"num_layers": 3, "num_queries": 100},
+            "detr_decoder_config": size | {"num_layers": 3, "num_queries": QUERIES},
             "mask_decoder_config": {"hidden_size": 64, "num_attention_heads": 4},
             "loss_config": LOSSES,
+            "duplicate_iou": DUPLICATE_IOU,
         },
         tracker_config={
             "vision_config": vision,
@@ -123,6 +130,30 @@ def at_size(model: Sam3Model, image_size: int) -> Sam3Model:
     return large
 
 
+def with_queries(model: Sam3Model, num_queries: int) -> Sam3Model:
+    """The model with at least that many object queries; new ones are copies of its own, from boxes half a side away."""
+    before = model.config.detector_config.detr_decoder_config.num_queries
+    if before >= num_queries:
+        return model
+    config = deepcopy(model.config)
+    config.detector_config.detr_decoder_config.num_queries = num_queries
+    weights = model.state_dict()
+    [embed] = [name for name in weights if name.endswith("detr_decoder.query_embed.weight")]
+    [places] = [name for name in weights if name.endswith("detr_decoder.reference_points.weight")]
+    copied = torch.arange(num_queries - before) % before
+    boxes = weights[places][copied].sigmoid()
+    angle = torch.arange(len(copied)) * (math.pi * (3 - 5**0.5))
+    boxes[:, :2] += 0.5 * boxes[:, 2:] * torch.stack((angle.cos(), angle.sin()), 1)
+    started = inverse_sigmoid(boxes.clamp(0.02, 0.98))
+    large = Sam3Model(config)
+    large.load_state_dict(
+        weights
+        | {embed: torch.cat((weights[embed], weights[embed][copied]))}
+        | {places: torch.cat((weights[places], started))}
+    )
+    return large
+
+
 def with_new_tracker(model: Sam3Model) -> Sam3Model:
     """The model with the tracker of `bundled_config`, before any training, in place of its own."""
     config = deepcopy(model.config)
@@ -146,10 +177,11 @@ def train(options: argparse.Namespace) -> None:
     if options.init:
         config = Sam3Config.from_pretrained(options.init)
         config.image_size, config.detector_config.loss_config = size, dict(LOSSES)
+        config.detector_config.duplicate_iou = DUPLICATE_IOU
         for name, frames in RETURNS.items():
             setattr(config, name, frames)
         config.tracker_config.memory_attention_dropout = config.tracker_config.memory_attention_rope_dropout = 0.0
-        model = Sam3Model.from_pretrained(options.init, config=config)
+        model = with_queries(Sam3Model.from_pretrained(options.init, config=config), QUERIES)
     else:
         model = Sam3Model(bundled_config(size))
         prime_detector(model.detector_model)
@@ -174,6 +206,9 @@ def train(options: argparse.Namespace) -> None:
         data = training_data(folder, size, MIXTURE | options.share, seed + 1, options.max_objects)
         collator = ConceptCollator(Sam3Processor(size=size))
         train_detector(model.detector_model, data, collator, options, "large")
+    if options.head_minutes:
+        data = training_data(folder, size, HEAD_MIXTURE | options.share, seed + 2, options.max_objects)
+        train_detector(model.detector_model, data, collator, options, "heads")
     fresh = options.fresh_tracker or not options.init
     if fresh:
         model = with_new_tracker(model).to(place)
@@ -202,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--minutes", type=float, default=100, help="of the detector's training (0: none)")
     add("--large-minutes", type=float, default=80, help="of the same with pictures of --large-size (0: none)")
     add("--large-size", type=int, default=336, help="side of the pictures from then on")
+    add("--head-minutes", type=float, default=100, help="of the stage after it: all but the vision tower (0: none)")
     add("--name-minutes", type=float, default=0, help="of the stage before: shapes, colours, ... by name (0: none)")
     add("--name-weight", type=float, default=2.0, help="of names beside the detector's loss")
     add("--outline-weight", type=float, default=5.0, help="of outlines beside the detector's loss")

@@ -28,7 +28,7 @@ from .lessons import LessonCollator, Lessons
 from .muon import Muon, split_matrices
 from .naming import NamingTrainer
 from .priming import prime_memory, prime_tracker
-from .recipes import parameter_groups
+from .recipes import freeze, parameter_groups
 from .sampling import ConceptSampler
 from .seen import SeenPictures, objects_of_pictures
 from .words import TellingScenes, WordTrainer, cell_coverage
@@ -44,6 +44,7 @@ __all__ = [
     "train_words",
 ]
 
+CORRECTIONS_BY_STEP = (0, 0, 1, 0, 0, 2)  # rounds of corrections before a step of the detector, in turn
 OBJECTS_CLICKED = 6  # of each picture
 BATCHES_AT_FIRST = 40  # of pictures, before the first click
 CLIPS_AT_FIRST = 20  # each seen as it comes; from then on one in `STEPS_A_CLIP` steps
@@ -226,23 +227,36 @@ def train_detector(
     options: argparse.Namespace,
     stage: str = "detector",
 ) -> None:
-    """Trains the concept half; leaves the average of its weights in it. `stage`: "detector", or "large"."""
+    """Trains the concept half; leaves the average of its weights in it.
+
+    `stage`: "detector"; "large", the same with larger pictures; or "heads", what reads a vision tower that no longer
+    learns, without names and outlines, which are lessons for the tower.
+    """
     detector.set_attn_implementation("eager")  # on a CPU in bfloat16, twice as fast as the fused one backwards
+    minutes, name_weight, outline_weight = options.minutes, options.name_weight, options.outline_weight
+    if stage == "large":
+        minutes = options.large_minutes
+    elif stage == "heads":
+        minutes, name_weight, outline_weight = options.head_minutes, 0.0, 0.0
+        freeze(detector, "vision")
+        # A sixth of a step's time, for networks of two numbers that have long been learned.
+        detector.detr_decoder.box_rpb_embed_x.requires_grad_(False)
+        detector.detr_decoder.box_rpb_embed_y.requires_grad_(False)
     naming = NamingTrainer(detector, collator.processor.tokenizer)
-    lessons = Lessons(detector, naming, options.name_weight, options.outline_weight).train()
-    minutes = options.large_minutes if stage == "large" else options.minutes
+    lessons = Lessons(detector, naming, name_weight, outline_weight).train()
     run = Run(stage, lessons, options.steps or minutes, options)
     trained: torch.nn.Module = lessons
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(lessons, find_unused_parameters=True)
-    collator = LessonCollator(collator.processor)
+    # Masks are learned at twice their size: where an edge runs inside a cell, logits of its neighbours can say.
+    collator = LessonCollator(collator.processor, 2 * collator.mask_size)
     stream = batches(data, collator, options.batch_size, run.step * options.batch_size // len(data), options.workers)
     while run.begin_step():
         batch = next(stream)
         labels = batch.pop("labels")
         inputs = {name: value.to(run.device) for name, value in batch.items()}
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            loss, terms = trained(inputs, labels)
+            loss, terms = trained(inputs, labels, CORRECTIONS_BY_STEP[run.step % len(CORRECTIONS_BY_STEP)])
         run.end_step(loss, terms)
     run.save()
     run.average.copy_to(lessons)

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..modeling import Sam3Detector
+from ..modeling.outputs import Sam3VisionEncoderOutput
 from .collator import ConceptCollator, ConceptSample
+from .interactive import next_exemplars
 from .naming import NamingTrainer, name_numbers
 
 __all__ = ["LessonCollator", "Lessons", "outline_loss"]
@@ -43,7 +45,7 @@ class Lessons(nn.Module):
     Args:
         detector: is trained.
         naming: the part that knows the names.
-        name_weight, outline_weight: of the two beside the detector's loss.
+        name_weight, outline_weight: of the two beside the detector's loss; 0: not computed.
     """
 
     def __init__(
@@ -56,24 +58,47 @@ class Lessons(nn.Module):
         self.outline_bias = nn.Parameter(torch.tensor(-5.0))
 
     def forward(
-        self, batch: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
+        self, batch: Mapping[str, Any], labels: Sequence[Mapping[str, Any]], corrections: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the losses, and their terms, of a batch of `LessonCollator` without its labels."""
+        """The weighted sum of the losses, and their terms, of a batch of `LessonCollator` without its labels.
+
+        With corrections, the batch is first answered that many times, each time with what the answer before lacked or
+        got wrong as further exemplars, and the loss is that of the last answer.
+        """
         inputs = {
             name: value for name, value in batch.items() if name not in ("pixel_values", "object_masks", "object_names")
         }
         vision = self.detector.get_vision_features(batch["pixel_values"])
+        inputs = self._corrected(inputs, vision, labels, corrections)
         pixels: list[Tensor] = []
         hook = self.detector.mask_decoder.pixel_decoder.register_forward_hook(lambda _, __, made: pixels.append(made))
         answer = self.detector(vision_embeds=vision, labels=labels, **inputs)
         hook.remove()
         assert vision.fpn_hidden_states is not None and len(pixels) == 1
-        coarse = vision.fpn_hidden_states[-1]
-        coverage = F.adaptive_avg_pool2d(batch["object_masks"].float(), coarse.shape[-1]).flatten(2)
-        named, terms = self.naming.told_apart(coarse, coverage, batch["object_names"])
-        outlined = outline_loss(pixels[0], labels, self.outline_scale.exp(), self.outline_bias)
-        loss = answer.loss + self.name_weight * named + self.outline_weight * outlined
-        return loss, answer.loss_dict | terms | {"loss_outline": outlined.detach()}
+        loss, terms = answer.loss, dict(answer.loss_dict)
+        if self.name_weight:
+            coarse = vision.fpn_hidden_states[-1]
+            coverage = F.adaptive_avg_pool2d(batch["object_masks"].float(), coarse.shape[-1]).flatten(2)
+            named, of_names = self.naming.told_apart(coarse, coverage, batch["object_names"])
+            loss, terms = loss + self.name_weight * named, terms | of_names
+        if self.outline_weight:
+            outlined = outline_loss(pixels[0], labels, self.outline_scale.exp(), self.outline_bias)
+            loss, terms = loss + self.outline_weight * outlined, terms | {"loss_outline": outlined.detach()}
+        return loss, terms
+
+    @torch.no_grad()
+    def _corrected(
+        self,
+        inputs: dict[str, Any],
+        vision: Sam3VisionEncoderOutput,
+        labels: Sequence[Mapping[str, Any]],
+        corrections: int,
+    ) -> dict[str, Any]:
+        """The inputs with the exemplars of some rounds of corrections."""
+        for _ in range(corrections):
+            answer = self.detector(vision_embeds=vision, **inputs)
+            inputs = inputs | next_exemplars(answer, labels, inputs)
+        return inputs
 
 
 def outline_loss(pixels: Tensor, labels: Sequence[Mapping[str, Any]], scale: Tensor, bias: Tensor) -> Tensor:
@@ -84,7 +109,7 @@ def outline_loss(pixels: Tensor, labels: Sequence[Mapping[str, Any]], scale: Ten
 
     Args:
         pixels: (num_rows, channels, S, S).
-        labels: of the rows; `masks` (n, S, S) bool.
+        labels: of the rows; `masks` (n, h, w) bool, a multiple of S high and wide.
         scale, bias: scalars that are learned too.
     """
     losses = []
@@ -93,7 +118,7 @@ def outline_loss(pixels: Tensor, labels: Sequence[Mapping[str, Any]], scale: Ten
     for row, label in zip(unit, labels, strict=True):
         if label.get("masks") is None or not len(label["masks"]):
             continue
-        wanted = label["masks"].to(row.device).flatten(1).float()
+        wanted = F.adaptive_avg_pool2d(label["masks"].to(row.device).float(), pixels.shape[-1]).flatten(1)
         wanted = wanted[wanted.any(1)]
         centres = F.normalize(wanted @ row.T, dim=1)
         logits = scale * (centres @ row) + bias
