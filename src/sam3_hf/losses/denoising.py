@@ -10,25 +10,25 @@ __all__ = ["noisy_queries"]
 
 # Noise: centres move by up to this part of the box's sides, sides change by up to this factor.
 _SHIFT, _STRETCH = 0.4, 1.6
-MOST = 100
 _LEAST = 0.01  # of a side, so that a box has an inside
+_MOST = 100  # copies of a row, which cost as much as queries
 
 
 @torch.no_grad()
 def noisy_queries(targets: Targets, reference: Tensor, copies: int) -> tuple[Tensor, Match]:
     """Starting boxes (num_rows, num_copies, 4) of copies of the first queries, and which belongs to which target.
 
-    Of each row the first `copies`·n queries start from its n targets' boxes with noise, as far as there are queries;
-    the rest starts from `reference` and belongs to none. Copies cost as much as queries, so there are twice as many as
-    the row with the most targets needs, and no more.
+    Of each row the first `copies`·n start from its n targets' boxes with noise, as far as there are copies; the rest
+    starts from `reference` and belongs to none. There are twice as many as the row with the most targets needs, but no
+    more than queries, and no more than 100.
 
     Args:
         targets: the packed targets.
         reference: (num_queries, 4) cxcywh in 0..1, where queries start from otherwise.
         copies: queries of each target.
     """
-    num_queries = min(len(reference), MOST, 2 * copies * max((1, *targets.counts)))
-    reference, device = reference[:num_queries], reference.device
+    num_copies = min(len(reference), _MOST, 2 * copies * max((1, *targets.counts)))
+    reference, device = reference[:num_copies], reference.device
     boxes = reference.expand(len(targets.counts), -1, -1).clone()
     counts = torch.tensor(targets.counts, device=device)
     first = (counts.cumsum(0) - counts)[targets.rows]
@@ -37,7 +37,7 @@ def noisy_queries(targets: Targets, reference: Tensor, copies: int) -> tuple[Ten
     rows, owners = (
         t.repeat_interleave(copies) for t in (targets.rows, torch.arange(len(targets.boxes), device=device))
     )
-    fits = queries < num_queries
+    fits = queries < num_copies
     match = Match(rows[fits], queries[fits], owners[fits])
     true = targets.boxes[match.targets]
     shift = (2 * torch.rand_like(true[:, :2]) - 1) * _SHIFT * true[:, 2:]

@@ -33,7 +33,7 @@ __all__ = [
 # Share of each source in what the model sees. Scenes teach language; each photo set is small.
 MIXTURE = {"scenes": 0.55, "facade": 0.12, "nuclei": 0.08, "clothing": 0.13, "coco": 0.12}
 # The same once the vision tower no longer learns: photos, crowded ones above all, are what is left to learn.
-HEAD_MIXTURE = {"scenes": 0.5, "facade": 0.2, "nuclei": 0.18, "clothing": 0.07, "coco": 0.05}
+HEAD_MIXTURE = {"scenes": 0.42, "facade": 0.3, "nuclei": 0.18, "clothing": 0.06, "coco": 0.04}
 NUM_SCENES = 1_000_000
 PICTURES_AN_EPOCH = 8000
 CLIPS_A_PHOTO = 3  # every third clip is a photo set in motion, where there are photos
