@@ -5,25 +5,21 @@ from pathlib import Path
 __all__ = [
     "NOTICE",
     "SAMPLE_NEW_THRESHOLD",
-    "SAMPLE_NMS",
     "SAMPLE_PHRASES",
     "SAMPLE_SCENE",
-    "SAMPLE_THRESHOLD",
     "bundled_model",
 ]
 
 _FOLDER = Path(__file__).with_name("assets") / "sam3-hf-tiny"
 
-# A picture, phrases that the model finds in it, and what suits its scores: the quickstart and the web demo take them
-# from here.
+# A picture and phrases that the model finds in it: the quickstart and the web demo take them from here.
 SAMPLE_SCENE = 7  # of the val split: the bundled model was not trained on it
 SAMPLE_PHRASES = ("cyan shape", "red shape")
-SAMPLE_THRESHOLD, SAMPLE_NMS = 0.4, 0.5  # it finds some objects twice
 SAMPLE_NEW_THRESHOLD = 0.5  # in videos, of a detection that starts an object
 
 NOTICE = (
-    "no model given: using the bundled sam3-hf-tiny. It finds drawn shapes by colour, texture, size and noun, some "
-    "twice (try --threshold 0.4 --nms 0.5; docs/tiny_model.md); for photos name a model such as facebook/sam3."
+    "no model given: using the bundled sam3-hf-tiny. It finds drawn shapes by colour, texture, size and noun, on "
+    "photos little (docs/tiny_model.md); for those name a model such as facebook/sam3."
 )
 
 

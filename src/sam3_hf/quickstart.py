@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .bundled import SAMPLE_NMS, SAMPLE_PHRASES, SAMPLE_SCENE, SAMPLE_THRESHOLD
+from .bundled import SAMPLE_PHRASES, SAMPLE_SCENE
 
 __all__ = ["PHRASES", "draw_sample_picture", "main"]
 
 PHRASES = SAMPLE_PHRASES
-OPTIONS = ("--threshold", str(SAMPLE_THRESHOLD), "--nms", str(SAMPLE_NMS))
 
 NOTICE = """
-The bundled model knows drawn shapes, roughly (docs/tiny_model.md); for photos give trained weights of full size:
+The bundled model knows drawn shapes (docs/tiny_model.md); for photos give trained weights of full size:
     sam3-hf segment photo.jpg --text "yellow school bus" --model facebook/sam3 --output DIR"""
 
 
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     picture = output / "sample.png"
     draw_sample_picture().save(picture)
     phrases = [word for phrase in PHRASES for word in ("--text", phrase)]
-    command = ["segment", str(picture), *phrases, *OPTIONS, "--output", str(output), "--overwrite"]
+    command = ["segment", str(picture), *phrases, "--output", str(output), "--overwrite"]
     command += ["--device", "cpu"]
     print("sam3-hf", shlex.join(command), "\n")
     from .cli import main as run_command

@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from ..bundled import SAMPLE_NEW_THRESHOLD, SAMPLE_NMS, SAMPLE_THRESHOLD, bundled_model
+from ..bundled import SAMPLE_NEW_THRESHOLD, bundled_model
 from .engine import Engine, Wrapper
 
 __all__ = ["BUNDLED", "RELEASED", "ModelShelf", "Settings", "model_note", "settings_for"]
@@ -31,7 +31,7 @@ class Settings:
 def settings_for(name: str) -> Settings:
     """The settings to start with for a model that users call `name`."""
     if name == BUNDLED:
-        return Settings(SAMPLE_THRESHOLD, SAMPLE_NEW_THRESHOLD, SAMPLE_NMS)
+        return Settings(new_threshold=SAMPLE_NEW_THRESHOLD)
     return Settings()
 
 

@@ -44,7 +44,7 @@ __all__ = [
     "train_words",
 ]
 
-CORRECTIONS_BY_STEP = (0, 0, 1, 0, 0, 2)  # rounds of corrections before a step of the detector, in turn
+CORRECTIONS_BY_STEP = (0, 3, 1, 4, 0, 2)  # rounds of corrections before a step of the detector, in turn
 OBJECTS_CLICKED = 6  # of each picture
 BATCHES_AT_FIRST = 40  # of pictures, before the first click
 CLIPS_AT_FIRST = 20  # each seen as it comes; from then on one in `STEPS_A_CLIP` steps
