@@ -1,5 +1,7 @@
 """First weights of the bundled model's tracker: a click finds its place before anything is trained."""
 
+from statistics import median
+
 import torch
 
 from sam3_hf import Sam3Model
@@ -13,8 +15,8 @@ def _seen(tokens: torch.Tensor) -> Sam3VisionEncoderOutput:
     return Sam3VisionEncoderOutput(last_hidden_state=tokens)
 
 
-def model_and_tokens() -> tuple[Sam3Model, torch.Tensor]:
-    torch.manual_seed(0)
+def model_and_tokens(seed: int = 0) -> tuple[Sam3Model, torch.Tensor]:
+    torch.manual_seed(seed)
     model = Sam3Model(bundled_config(112)).eval()
     # As a trained tower's: an offset in each channel that is larger than what the cells differ by.
     return model, torch.randn(4, 64, 192) + 10 * torch.randn(192)
@@ -55,9 +57,9 @@ def test_a_primed_neck_gives_centred_maps_of_one_size() -> None:
 
 
 @torch.no_grad()
-def test_a_primed_memory_looks_for_cells_like_its_own() -> None:
-    """The map that the decoder gets changes most where the frame looks as the remembered object did."""
-    model, tokens = model_and_tokens()
+def remembered_where_it_looks_alike(seed: int) -> float:
+    """How much more the map that the decoder gets changes on the remembered object than far from it."""
+    model, tokens = model_and_tokens(seed)
     prime_tracker(model, tokens)
     prime_memory(model)
     tracker = model.tracker_model
@@ -71,6 +73,11 @@ def test_a_primed_memory_looks_for_cells_like_its_own() -> None:
             memory[:, None], torch.zeros(1, 1, dtype=torch.long), None, torch.zeros(1, 0, 64), torch.zeros(1, 0), None
         )
         maps.append(tracker.recall(frame.coarse, remembered))
-    change = (maps[0] - maps[1]).norm(dim=1)[0]
-    assert change[:3, :3].mean() > 2 * change[4:, 4:].mean()
     assert 0.2 < maps[0].std() < 0.4
+    change = (maps[0] - maps[1]).norm(dim=1)[0]
+    return float(change[:3, :3].mean() / change[4:, 4:].mean())
+
+
+def test_a_primed_memory_looks_for_cells_like_its_own() -> None:
+    # Random towers differ much (1 to 13 in ten draws).
+    assert median(remembered_where_it_looks_alike(seed) for seed in range(5)) > 3
