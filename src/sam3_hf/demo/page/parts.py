@@ -46,7 +46,7 @@ def score_slider(value: float, label: str, **options: Any) -> gr.Slider:
     A method of one slider is replaced: for a subclass Gradio would write a stub file into this package. So it may be
     given new values, but no new properties, for which Gradio would make another component.
     """
-    slider = gr.Slider(SCORE_FLOOR, 0.95, value, step=0.01, label=label, **options)
+    slider = gr.Slider(SCORE_FLOOR, 0.99, value, step=0.01, label=label, **options)
 
     def nearest(payload: float | None) -> float:
         return min(max(float(value if payload is None else payload), slider.minimum), slider.maximum)
