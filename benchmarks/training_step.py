@@ -1,8 +1,8 @@
 """Time of a training step on a CPU: glibc's allocator as it is, against the same told to keep what it was given.
 
-usage: python benchmarks/training_step.py [--pairs 3] [--steps 4] [--pictures 6] [--threads 1]
+usage: python benchmarks/training_step.py [--pairs 3] [--steps 4] [--pictures 12] [--threads 1]
 
-Large tensors that are freed go back to the kernel and come again empty, page by page. `MALLOC_MMAP_MAX_=0` and a high
+Large tensors (above 32 MB) that are freed go back to the kernel and come again empty, page by page. `MALLOC_MMAP_MAX_=0` and a high
 `MALLOC_TRIM_THRESHOLD_` keep them in the process. A step is the bundled model's detector on concept scenes, bfloat16
 where the CPU has instructions for it, forwards and backwards, the vision tower frozen. Each measurement is a process of
 its own, the two in turn; the first step of each is not counted. glibc only (Linux, not Alpine's musl).
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--pictures", type=int, default=6)
+    parser.add_argument("--pictures", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
