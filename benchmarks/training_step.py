@@ -2,10 +2,10 @@
 
 usage: python benchmarks/training_step.py [--pairs 3] [--steps 4] [--pictures 12] [--threads 1]
 
-Tensors above 32 MB that are freed go back to the kernel and come again empty, page by page. `MALLOC_MMAP_MAX_=0` and a
-high `MALLOC_TRIM_THRESHOLD_` keep them in the process. A step is the bundled model's detector on concept scenes, bfloat16
-where the CPU has instructions for it, forwards and backwards, the vision tower frozen. Each measurement is a process of
-its own, the two in turn; the first step of each is not counted. glibc only (Linux, not Alpine's musl).
+Tensors above 32 MB that are freed go back to the kernel and come again empty, page by page. `MALLOC_MMAP_MAX_=0` and
+a high `MALLOC_TRIM_THRESHOLD_` keep them in the process. A step is the bundled model's detector on concept scenes,
+bfloat16 where the CPU has instructions for it, forwards and backwards, the vision tower frozen. Each measurement is a
+process of its own, the two in turn; the first step of each is not counted. glibc only (Linux, not Alpine's musl).
 """
 
 import argparse
