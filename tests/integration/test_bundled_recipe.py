@@ -1,6 +1,7 @@
 """The recipe of the bundled model runs through its stages, goes on where it stopped, and gives a model that opens."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from safetensors import safe_open
 
 from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import concept_scene
-from sam3_hf.training import bundled_stages
+from sam3_hf.training import ConceptCollator, bundled_stages
 from sam3_hf.training.ablations import CONDITIONS
 from sam3_hf.training.ablations import main as ablations_main
 from sam3_hf.training.bundled import at_size, bundled_config, main, with_queries
+from sam3_hf.training.bundled_data import training_data
 from sam3_hf.training.bundled_scores import main as scores_main
+from sam3_hf.training.bundled_stages import train_neck
 from sam3_hf.training.clicks import click_loss
 
 RECIPE = [
@@ -46,7 +49,7 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.M
     main([str(tmp_path), *RECIPE, *first, "--steps", "3"])
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
     steps = [(line["stage"], line["step"]) for line in lines]
-    stages = ("names", "words", "detector", "large", "heads", "clicks", "clips")
+    stages = ("names", "words", "detector", "large", "photos", "heads", "clicks", "clips")
     assert steps == [(stage, step) for stage in stages for step in (1, 2)] + [(stage, 3) for stage in stages]
     assert len(clicks) == 4, "one of the three lessons on clips clicks on pictures"
 
@@ -60,6 +63,27 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.M
     inputs = processor(images=concept_scene(seed=0, image_size=168).image, text="circle", return_tensors="pt")
     with torch.no_grad():
         assert model(**inputs).pred_masks.shape == (1, 200, 48, 48)
+
+
+def test_neck_makes_the_maps_that_it_made_before_the_tower_learned(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = Sam3Model(tiny_config(112))
+    before.save_pretrained(tmp_path / "before")
+    moved = Sam3Model.from_pretrained(tmp_path / "before")
+    with torch.no_grad():
+        for parameter in moved.detector_model.vision_encoder.backbone.parameters():
+            parameter += 0.2 * parameter.abs().mean() * torch.randn_like(parameter)
+    moved_before = {name: value.clone() for name, value in moved.state_dict().items()}
+    names = ("seed", "log_every", "save_minutes", "ema", "final_rate", "clip", "batch_size", "workers", "bf16")
+    values = (0, 10, 5, 0.9, 0.02, 5.0, 4, 0, False)
+    options = Namespace(**dict(zip(names, values, strict=True)), learning_rate=1e-3, matrix_rate=4e-3)
+    options.output, options.steps, options.neck_minutes = str(tmp_path), 40, 0
+    data = training_data(None, 112, {"scenes": 1.0})
+    train_neck(moved, before, data, ConceptCollator(Sam3Processor(size=112)), options)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == 4 and lines[-1]["loss_neck"] < 0.5 * lines[0]["loss_neck"]
+    changed = {name for name, value in moved.state_dict().items() if not torch.equal(value, moved_before[name])}
+    assert changed and all(name.startswith("tracker_neck.") for name in changed)
 
 
 def test_positions_are_stretched_to_larger_pictures() -> None:

@@ -4,8 +4,8 @@ usage: python -m sam3_hf.training.bundled OUTPUT [--name-minutes 35] [--minutes 
        (several processes: torchrun --nproc_per_node 2 -m sam3_hf.training.bundled ...)
 
 Trains the detector on concept scenes and, with `--data`, on the train splits of COCO JSON folders
-(`FOLDER/NAME/train.json`), goes on with larger pictures, which show small objects, then, on the frozen vision tower,
-with what reads it, with clicks and with tracking, and writes the model to OUTPUT/model.
+(`FOLDER/NAME/train.json`), goes on with larger pictures, which show small objects, then with more photos, then, on the
+frozen vision tower, with what reads it, with clicks and with tracking, and writes the model to OUTPUT/model.
 Stopped at any moment, the same command goes on from the last checkpoint. docs/tiny_model.md has what came of it.
 """
 
@@ -25,8 +25,8 @@ from ..files import written_whole
 from ..modeling import Sam3Model
 from ..modeling.layers import inverse_sigmoid, multiplies_fast
 from ..processing import Sam3Processor
-from .bundled_data import HEAD_MIXTURE, MIXTURE, training_data
-from .bundled_stages import train_clicks, train_clips, train_detector, train_names, train_words
+from .bundled_data import MIXTURE, PHOTO_MIXTURE, training_data
+from .bundled_stages import train_clicks, train_clips, train_detector, train_names, train_neck, train_words
 from .collator import ConceptCollator
 from .priming import prime_detector
 from .recipes import freeze
@@ -206,12 +206,17 @@ def train(options: argparse.Namespace) -> None:
         data = training_data(folder, size, MIXTURE | options.share, seed + 1, options.max_objects)
         collator = ConceptCollator(Sam3Processor(size=size))
         train_detector(model.detector_model, data, collator, options, "large")
+    if options.photo_minutes:
+        data = training_data(folder, size, PHOTO_MIXTURE | options.share, seed + 2, options.max_objects)
+        train_detector(model.detector_model, data, collator, options, "photos")
     if options.head_minutes:
-        data = training_data(folder, size, HEAD_MIXTURE | options.share, seed + 2, options.max_objects)
+        data = training_data(folder, size, PHOTO_MIXTURE | options.share, seed + 3, options.max_objects)
         train_detector(model.detector_model, data, collator, options, "heads")
     fresh = options.fresh_tracker or not options.init
     if fresh:
         model = with_new_tracker(model).to(place)
+    elif options.neck_minutes:
+        train_neck(model, at_size(Sam3Model.from_pretrained(options.init), size).to(place), data, collator, options)
     if options.click_minutes:
         train_clicks(model, data, collator, options, fresh)
     if options.clip_minutes:
@@ -237,7 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--minutes", type=float, default=100, help="of the detector's training (0: none)")
     add("--large-minutes", type=float, default=80, help="of the same with pictures of --large-size (0: none)")
     add("--large-size", type=int, default=336, help="side of the pictures from then on")
+    add("--photo-minutes", type=float, default=75, help="of the stage after it: more photos (0: none)")
     add("--head-minutes", type=float, default=100, help="of the stage after it: all but the vision tower (0: none)")
+    add("--neck-minutes", type=float, default=5, help="with --init: to keep the tracker when the tower has learned")
     add("--name-minutes", type=float, default=0, help="of the stage before: shapes, colours, ... by name (0: none)")
     add("--name-weight", type=float, default=2.0, help="of names beside the detector's loss")
     add("--outline-weight", type=float, default=5.0, help="of outlines beside the detector's loss")

@@ -18,9 +18,9 @@ from .sampling import ConceptSampler
 from .tracking import ClipDataset
 
 __all__ = [
-    "HEAD_MIXTURE",
     "MIXTURE",
     "NUM_SCENES",
+    "PHOTO_MIXTURE",
     "PICTURES_AN_EPOCH",
     "ClipMixture",
     "Mixture",
@@ -32,8 +32,8 @@ __all__ = [
 
 # Share of each source in what the model sees. Scenes teach language; each photo set is small.
 MIXTURE = {"scenes": 0.55, "facade": 0.12, "nuclei": 0.08, "clothing": 0.13, "coco": 0.12}
-# The same once the vision tower no longer learns: photos, crowded ones above all, are what is left to learn.
-HEAD_MIXTURE = {"scenes": 0.42, "facade": 0.3, "nuclei": 0.18, "clothing": 0.06, "coco": 0.04}
+# The same once scenes are mostly learned: photos, crowded ones above all, are what is left.
+PHOTO_MIXTURE = {"scenes": 0.42, "facade": 0.3, "nuclei": 0.18, "clothing": 0.06, "coco": 0.04}
 NUM_SCENES = 1_000_000
 PICTURES_AN_EPOCH = 8000
 CLIPS_A_PHOTO = 3  # every third clip is a photo set in motion, where there are photos

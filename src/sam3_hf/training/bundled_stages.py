@@ -8,7 +8,7 @@ import random
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,8 @@ from .seen import SeenPictures, objects_of_pictures
 from .words import TellingScenes, WordTrainer, cell_coverage
 
 __all__ = [
+    "DETECTOR_STAGES",
+    "DetectorStage",
     "Run",
     "muon_and_adam",
     "rate",
@@ -41,10 +43,35 @@ __all__ = [
     "train_clips",
     "train_detector",
     "train_names",
+    "train_neck",
     "train_words",
 ]
 
-CORRECTIONS_BY_STEP = (0, 3, 1, 4, 0, 2)  # rounds of corrections before a step of the detector, in turn
+
+class DetectorStage(NamedTuple):
+    """How the concept half learns at one time.
+
+    Attributes:
+        minutes: the option that has its budget.
+        tower_learns: the vision tower too, with outlines, which are a lesson for it.
+        names_learned: with names beside, which only scenes have.
+        boxes_bias_learns: the decoder's bias by boxes too: two networks of two numbers, a sixth of a step's time.
+        corrections: rounds of corrections before a step, in turn.
+    """
+
+    minutes: str
+    tower_learns: bool
+    names_learned: bool
+    boxes_bias_learns: bool
+    corrections: tuple[int, ...]
+
+
+DETECTOR_STAGES = {
+    "detector": DetectorStage("minutes", True, True, True, (0, 3, 1, 4, 0, 2)),
+    "large": DetectorStage("large_minutes", True, True, True, (0, 3, 1, 4, 0, 2)),
+    "photos": DetectorStage("photo_minutes", True, False, False, (0, 1, 0, 2, 0, 0)),
+    "heads": DetectorStage("head_minutes", False, False, False, (0, 3, 1, 4, 0, 2)),
+}
 OBJECTS_CLICKED = 6  # of each picture
 BATCHES_AT_FIRST = 40  # of pictures, before the first click
 CLIPS_AT_FIRST = 20  # each seen as it comes; from then on one in `STEPS_A_CLIP` steps
@@ -66,7 +93,8 @@ def muon_and_adam(model: nn.Module, learning_rate: float, matrix_rate: float) ->
     matrices, rest = split_matrices(model, groups)
     for group in matrices:
         group["lr"] = matrix_rate
-    return [Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.98))]
+    muon = [Muon(matrices)] if matrices else []  # a neck has convolutions alone
+    return [*muon, torch.optim.AdamW(rest, betas=(0.9, 0.98))]
 
 
 class Run:
@@ -165,6 +193,7 @@ class Run:
                 "loss",
                 "loss_shape",
                 "loss_outline",
+                "loss_neck",
                 "loss_mask",
                 "loss_dice",
                 "loss_giou",
@@ -227,24 +256,19 @@ def train_detector(
     options: argparse.Namespace,
     stage: str = "detector",
 ) -> None:
-    """Trains the concept half; leaves the average of its weights in it.
-
-    `stage`: "detector"; "large", the same with larger pictures; or "heads", what reads a vision tower that no longer
-    learns, without names and outlines, which are lessons for the tower.
-    """
+    """Trains the concept half in one of `DETECTOR_STAGES`; leaves the average of its weights in it."""
     detector.set_attn_implementation("eager")  # on a CPU in bfloat16, twice as fast as the fused one backwards
-    minutes, name_weight, outline_weight = options.minutes, options.name_weight, options.outline_weight
-    if stage == "large":
-        minutes = options.large_minutes
-    elif stage == "heads":
-        minutes, name_weight, outline_weight = options.head_minutes, 0.0, 0.0
+    plan = DETECTOR_STAGES[stage]
+    if not plan.tower_learns:
         freeze(detector, "vision")
-        # A sixth of a step's time, for networks of two numbers that have long been learned.
+    if not plan.boxes_bias_learns:
         detector.detr_decoder.box_rpb_embed_x.requires_grad_(False)
         detector.detr_decoder.box_rpb_embed_y.requires_grad_(False)
     naming = NamingTrainer(detector, collator.processor.tokenizer)
+    name_weight = options.name_weight if plan.names_learned else 0.0
+    outline_weight = options.outline_weight if plan.tower_learns else 0.0
     lessons = Lessons(detector, naming, name_weight, outline_weight).train()
-    run = Run(stage, lessons, options.steps or minutes, options)
+    run = Run(stage, lessons, options.steps or getattr(options, plan.minutes), options)
     trained: torch.nn.Module = lessons
     if run.processes > 1:
         trained = torch.nn.parallel.DistributedDataParallel(lessons, find_unused_parameters=True)
@@ -256,10 +280,57 @@ def train_detector(
         labels = batch.pop("labels")
         inputs = {name: value.to(run.device) for name, value in batch.items()}
         with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
-            loss, terms = trained(inputs, labels, CORRECTIONS_BY_STEP[run.step % len(CORRECTIONS_BY_STEP)])
+            loss, terms = trained(inputs, labels, plan.corrections[run.step % len(plan.corrections)])
         run.end_step(loss, terms)
     run.save()
     run.average.copy_to(lessons)
+
+
+class SameMaps(nn.Module):
+    """How far the tracker's neck is from making, of what the vision tower is now, the maps that it made before.
+
+    Args:
+        model: its tracker's neck learns, and nothing else.
+        before: the model whose maps are wanted.
+    """
+
+    def __init__(self, model: Sam3Model, before: Sam3Model) -> None:
+        super().__init__()
+        self.neck = model.tracker_neck.requires_grad_(True)
+        self._towers = (model.eval(), before.eval())  # in a tuple: neither trained nor stored with the neck
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over the three maps of the squared error, as a part of the wanted map's variance; and that, named."""
+        now, before = self._towers
+        with torch.no_grad():
+            tokens = now.detector_model.vision_encoder.backbone(pixel_values)
+            wanted = before.tracker_neck(before.detector_model.vision_encoder.backbone(pixel_values))
+        made = self.neck(tokens)
+        errors = [(a.float() - b.float()).square().mean() / b.float().var() for a, b in zip(made, wanted, strict=True)]
+        loss = torch.stack(errors).mean()
+        return loss, {"loss_neck": loss.detach()}
+
+
+def train_neck(
+    model: Sam3Model, before: Sam3Model, data: Mixture, collator: ConceptCollator, options: argparse.Namespace
+) -> None:
+    """Keeps clicks and following as they were when the vision tower has gone on learning without them.
+
+    The tracker's neck learns to make the maps of the model `before`; leaves the average of its weights in it.
+    """
+    maps = SameMaps(model.requires_grad_(False), before.requires_grad_(False))
+    run = Run("neck", maps, options.steps or options.neck_minutes, options)
+    trained: torch.nn.Module = maps
+    if run.processes > 1:
+        trained = torch.nn.parallel.DistributedDataParallel(maps)
+    stream = batches(data, collator, options.batch_size, 3000 + options.seed, options.workers)
+    while run.begin_step():
+        pixels = next(stream)["pixel_values"].to(run.device)
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=options.bf16):
+            loss, terms = trained(pixels)
+        run.end_step(loss, terms)
+    run.save()
+    run.average.copy_to(maps)
 
 
 class Clicks(nn.Module):
