@@ -59,8 +59,8 @@ def _answers(model: Sam3Model, pixels: Tensor, masks_bool: Tensor) -> dict[str, 
     embeddings = model.get_image_embeddings(pixels)
 
     def ask(several: bool, **prompts: Tensor) -> tuple[Tensor, Tensor]:
-        prompts = {name: value.to(model.device) for name, value in prompts.items()}
-        answer = model.segment_objects(image_embeddings=embeddings, multimask_output=several, **prompts)
+        given: dict[str, Any] = {name: value.to(model.device) for name, value in prompts.items()}
+        answer = model.segment_objects(image_embeddings=embeddings, multimask_output=several, **given)
         assert answer.pred_masks is not None and answer.iou_scores is not None
         best = answer.iou_scores[0].argmax(1)
         logits = answer.pred_masks[0][torch.arange(len(best)), best][None].float().cpu()
