@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import concept_scene
@@ -18,7 +19,7 @@ from sam3_hf.training.ablations import main as ablations_main
 from sam3_hf.training.bundled import at_size, bundled_config, main, with_queries
 from sam3_hf.training.bundled_data import training_data
 from sam3_hf.training.bundled_scores import main as scores_main
-from sam3_hf.training.bundled_stages import train_neck
+from sam3_hf.training.bundled_stages import DETECTOR_STAGES, train_neck
 from sam3_hf.training.clicks import click_loss
 
 RECIPE = [
@@ -63,6 +64,23 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.M
     inputs = processor(images=concept_scene(seed=0, image_size=168).image, text="circle", return_tensors="pt")
     with torch.no_grad():
         assert model(**inputs).pred_masks.shape == (1, 200, 48, 48)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_stage_on_photos_leaves_a_share_of_the_weights_it_began_with(
+    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    Sam3Model(bundled_config(112)).save_pretrained(tmp_path / "init")
+    changed = DETECTOR_STAGES["photos"]._replace(start_share=share)
+    monkeypatch.setitem(DETECTOR_STAGES, "photos", changed)
+    others = [f"--{name}-minutes" for name in ("large", "head", "neck", "click", "clip")]
+    none = [text for name in ("--minutes", *others) for text in (name, "0")]
+    main([str(tmp_path), *RECIPE, *none, "--init", str(tmp_path / "init"), "--steps", "1"])
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("init", "model"))
+    same = {name for name, value in before.items() if torch.equal(value.half(), after[name])}
+    tower = {name for name in before if ".backbone.layers." in name and name.endswith(".weight")}
+    assert tower and (same == before.keys() if share else not tower <= same)
 
 
 def test_neck_makes_the_maps_that_it_made_before_the_tower_learned(tmp_path: Path) -> None:
