@@ -73,7 +73,7 @@ class DetectorStage(NamedTuple):
 DETECTOR_STAGES = {
     "detector": DetectorStage("minutes", True, True, True, (0, 3, 1, 4, 0, 2)),
     "large": DetectorStage("large_minutes", True, True, True, (0, 3, 1, 4, 0, 2)),
-    "photos": DetectorStage("photo_minutes", True, False, False, (0, 1, 0, 2, 0, 0), start_share=0.5),
+    "photos": DetectorStage("photo_minutes", True, False, False, (0, 1, 0, 2, 0, 0), start_share=0.4),
     "heads": DetectorStage("head_minutes", False, False, False, (0, 3, 1, 4, 0, 2)),
 }
 OBJECTS_CLICKED = 6  # of each picture
@@ -330,7 +330,7 @@ def train_neck(
     run = Run("neck", maps, options.steps or options.neck_minutes, options)
     trained: torch.nn.Module = maps
     if run.processes > 1:
-        trained = torch.nn.parallel.DistributedDataParallel(maps)
+        trained = torch.nn.parallel.DistributedDataParallel(maps, find_unused_parameters=True)
     stream = batches(data, collator, options.batch_size, 3000 + options.seed, options.workers)
     while run.begin_step():
         pixels = next(stream)["pixel_values"].to(run.device)
