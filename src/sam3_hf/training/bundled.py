@@ -212,6 +212,10 @@ def train(options: argparse.Namespace) -> None:
     if options.head_minutes:
         data = training_data(folder, size, PHOTO_MIXTURE | options.share, seed + 3, options.max_objects)
         train_detector(model.detector_model, data, collator, options, "heads")
+    if options.minutes or options.large_minutes or options.photo_minutes or options.head_minutes:
+        with torch.no_grad():
+            last_layer = model.detector_model.detr_decoder.presence_head.get_submodule("layer3")
+            last_layer.get_parameter("bias").add_(options.presence_bias)
     fresh = options.fresh_tracker or not options.init
     if fresh:
         model = with_new_tracker(model).to(place)
@@ -275,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--final-rate", type=float, default=0.02, help="the last learning rate, as a part of the highest")
     add("--ema", type=float, default=0.998)
     add("--clip", type=float, default=5.0)
+    add("--presence-bias", type=float, default=2.0, help="added to presence after the detector's stages, see docs")
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=1)
     add("--log-every", type=int, default=20)
