@@ -195,7 +195,7 @@ def test_everything_works_with_keys(found: Page) -> None:
 @needs_browser
 def test_the_threshold_acts_at_once(found: Page) -> None:
     before = found.outlines()
-    found.set_threshold(0.85)
+    found.set_threshold(0.93)
     found.wait(lambda: len(found.outlines()) < len(before), "fewer objects")
     assert all(before[number] == outline for number, outline in found.outlines().items())  # and the same numbers
     found.set_threshold(0.2)
