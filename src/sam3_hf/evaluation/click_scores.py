@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..data import SceneDataset
 from ..modeling import Sam3Model
-from ..ops.masks import masks_to_boxes
+from ..ops.masks import mask_iou, masks_to_boxes
 from ..ops.points import correction_clicks, random_points
 from ..processing import Sam3Processor
 
@@ -45,8 +45,7 @@ def evaluate_clicks(model: Sam3Model, processor: Sam3Processor, scenes: Iterable
                 continue
             pixels = processor(images=scene.image, return_tensors="pt")["pixel_values"].to(model.device)
             for name, shown in _answers(model, pixels, masks).items():
-                common = (shown & masks).flatten(1).sum(1)
-                ious[name].append(common / (shown | masks).flatten(1).sum(1))
+                ious[name].append(mask_iou(shown, masks).diagonal())
     if not ious["click"]:
         raise ValueError("no scene has an object, so there is nothing to click on: give scenes with masks")
     means = {name: float(torch.cat(found).mean()) for name, found in ious.items()}

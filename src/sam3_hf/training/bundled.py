@@ -279,7 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--final-rate", type=float, default=0.02, help="the last learning rate, as a part of the highest")
     add("--ema", type=float, default=0.998)
     add("--clip", type=float, default=5.0)
-    add("--presence-bias", type=float, default=2.0, help="added to presence after the detector's stages, see docs")
+    add(
+        "--presence-bias",
+        type=float,
+        default=2.0,
+        help="added to presence after the detector's stages (0: MODEL has it)",
+    )
     add("--seed", type=int, default=0)
     add("--workers", type=int, default=1)
     add("--log-every", type=int, default=20)
