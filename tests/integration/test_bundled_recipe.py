@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import concept_scene
-from sam3_hf.training import ConceptCollator, bundled_stages
+from sam3_hf.training import ConceptCollator, bundled_tracker
 from sam3_hf.training.ablations import CONDITIONS
 from sam3_hf.training.ablations import main as ablations_main
 from sam3_hf.training.bundled import at_size, bundled_config, main, with_queries
 from sam3_hf.training.bundled_data import training_data
 from sam3_hf.training.bundled_scores import main as scores_main
-from sam3_hf.training.bundled_stages import DETECTOR_STAGES, train_neck
+from sam3_hf.training.bundled_stages import DETECTOR_STAGES
+from sam3_hf.training.bundled_tracker import train_neck
 from sam3_hf.training.clicks import click_loss
 
 RECIPE = [
@@ -27,6 +28,8 @@ RECIPE = [
     "112",
     "--large-size",
     "168",
+    "--photo-size",
+    "196",
     "--batch-size",
     "2",
     "--workers",
@@ -44,7 +47,7 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.M
         clicks.append(len(args[2]))
         return click_loss(*args, **kwargs)
 
-    monkeypatch.setattr(bundled_stages, "click_loss", counted)
+    monkeypatch.setattr(bundled_tracker, "click_loss", counted)
     first = ["--name-minutes", "1", "--word-minutes", "1"]  # the other stages are there by default
     main([str(tmp_path), *RECIPE, *first, "--steps", "2"])
     main([str(tmp_path), *RECIPE, *first, "--steps", "3"])
@@ -60,10 +63,10 @@ def test_recipe_trains_goes_on_and_exports(tmp_path: Path, monkeypatch: pytest.M
     model = Sam3Model.from_pretrained(folder)
     assert model.dtype == torch.float32
     processor = Sam3Processor.from_pretrained(folder)
-    assert processor.image_size == model.config.image_size == 168
-    inputs = processor(images=concept_scene(seed=0, image_size=168).image, text="circle", return_tensors="pt")
+    assert processor.image_size == model.config.image_size == 196
+    inputs = processor(images=concept_scene(seed=0, image_size=196).image, text="circle", return_tensors="pt")
     with torch.no_grad():
-        assert model(**inputs).pred_masks.shape == (1, 200, 48, 48)
+        assert model(**inputs).pred_masks.shape == (1, 200, 56, 56)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -76,7 +79,7 @@ def test_stage_on_photos_leaves_a_share_of_the_weights_it_began_with(
     monkeypatch.setitem(DETECTOR_STAGES, "photos", changed)
     others = [f"--{name}-minutes" for name in ("large", "head", "neck", "click", "clip")]
     none = [text for name in ("--minutes", *others) for text in (name, "0")]
-    main([str(tmp_path), *RECIPE, *none, "--init", str(tmp_path / "init"), "--steps", "1"])
+    main([str(tmp_path), *RECIPE, *none, "--init", str(tmp_path / "init"), "--photo-size", "112", "--steps", "1"])
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("init", "model"))
     same = {name for name, value in before.items() if torch.equal(value.half(), after[name])}
     tower = {name for name in before if ".backbone.layers." in name and name.endswith(".weight")}

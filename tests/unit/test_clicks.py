@@ -5,7 +5,7 @@ import torch
 
 from sam3_hf import Sam3Model, tiny_config
 from sam3_hf.losses import object_loss
-from sam3_hf.training.bundled_stages import Clicks, only_tracker
+from sam3_hf.training.bundled_tracker import Clicks, only_tracker
 from sam3_hf.training.clicks import click_loss, correction_clicks, random_points
 from sam3_hf.training.seen import SeenPictures, objects_of_pictures
 

@@ -25,7 +25,7 @@ from ..modeling import Sam3Detector, Sam3Model
 from ..modeling.layers import multiplies_fast
 from ..processing import Sam3Processor
 from .bundled_data import NUM_SCENES, PICTURES_AN_EPOCH, Mixture, batches
-from .bundled_stages import muon_and_adam, rate
+from .bundled_run import muon_and_adam, rate
 from .collator import ConceptCollator, ConceptDataset
 from .sampling import ConceptSampler
 

@@ -26,7 +26,8 @@ from ..modeling import Sam3Model
 from ..modeling.layers import inverse_sigmoid, multiplies_fast
 from ..processing import Sam3Processor
 from .bundled_data import MIXTURE, PHOTO_MIXTURE, training_data
-from .bundled_stages import train_clicks, train_clips, train_detector, train_names, train_neck, train_words
+from .bundled_stages import DETECTOR_STAGES, train_detector, train_names, train_words
+from .bundled_tracker import train_clicks, train_clips, train_neck
 from .collator import ConceptCollator
 from .priming import prime_detector
 from .recipes import freeze
@@ -115,6 +116,8 @@ def export(model: Sam3Model, folder: Path) -> None:
 
 def at_size(model: Sam3Model, image_size: int) -> Sam3Model:
     """The model with the same weights for pictures of another size, its table of positions stretched to their grid."""
+    if model.config.image_size == image_size:
+        return model
     config = deepcopy(model.config)
     config.image_size = image_size
     for half in (config.detector_config, config.tracker_config):
@@ -164,6 +167,16 @@ def with_new_tracker(model: Sam3Model) -> Sam3Model:
     return new
 
 
+def _opened(folder: str) -> Sam3Model:
+    """The model in a folder, with the losses, rules and number of queries of the bundled one."""
+    config = Sam3Config.from_pretrained(folder)
+    config.detector_config.loss_config, config.detector_config.duplicate_iou = dict(LOSSES), DUPLICATE_IOU
+    for name, frames in RETURNS.items():
+        setattr(config, name, frames)
+    config.tracker_config.memory_attention_dropout = config.tracker_config.memory_attention_rope_dropout = 0.0
+    return with_queries(Sam3Model.from_pretrained(folder, config=config), QUERIES)
+
+
 def train(options: argparse.Namespace) -> None:
     """All stages that are asked for, and the model in OUTPUT/model."""
     output = Path(options.output)
@@ -173,18 +186,13 @@ def train(options: argparse.Namespace) -> None:
     if processes > 1:
         torch.distributed.init_process_group("nccl" if place != "cpu" else "gloo")
     torch.manual_seed(options.seed)
-    size = options.image_size
     if options.init:
-        config = Sam3Config.from_pretrained(options.init)
-        config.image_size, config.detector_config.loss_config = size, dict(LOSSES)
-        config.detector_config.duplicate_iou = DUPLICATE_IOU
-        for name, frames in RETURNS.items():
-            setattr(config, name, frames)
-        config.tracker_config.memory_attention_dropout = config.tracker_config.memory_attention_rope_dropout = 0.0
-        model = with_queries(Sam3Model.from_pretrained(options.init, config=config), QUERIES)
+        model = _opened(options.init)
+        model = at_size(model, options.image_size or model.config.image_size)
     else:
-        model = Sam3Model(bundled_config(size))
+        model = Sam3Model(bundled_config(options.image_size or 224))
         prime_detector(model.detector_model)
+    size = model.config.image_size
     if options.freeze_vision:
         freeze(model.detector_model, "vision")
     model.to(place)
@@ -198,21 +206,23 @@ def train(options: argparse.Namespace) -> None:
         train_words(model.detector_model, collator, options, seed)
     if options.minutes:
         train_detector(model.detector_model, data, collator, options)
-    if options.large_minutes:
-        size = options.large_size
-        model = at_size(model, size).to(place)
-        if options.freeze_vision:
-            freeze(model.detector_model, "vision")
-        data = training_data(folder, size, MIXTURE | options.share, seed + 1, options.max_objects)
-        collator = ConceptCollator(Sam3Processor(size=size))
-        train_detector(model.detector_model, data, collator, options, "large")
-    if options.photo_minutes:
-        data = training_data(folder, size, PHOTO_MIXTURE | options.share, seed + 2, options.max_objects)
-        train_detector(model.detector_model, data, collator, options, "photos")
-    if options.head_minutes:
-        data = training_data(folder, size, PHOTO_MIXTURE | options.share, seed + 3, options.max_objects)
-        train_detector(model.detector_model, data, collator, options, "heads")
-    if options.minutes or options.large_minutes or options.photo_minutes or options.head_minutes:
+    later = (
+        ("large", options.large_size, MIXTURE),
+        ("photos", options.photo_size, PHOTO_MIXTURE),
+        ("heads", None, PHOTO_MIXTURE),
+    )
+    for number, (stage, larger, mixture) in enumerate(later):
+        if not getattr(options, DETECTOR_STAGES[stage].minutes):
+            continue
+        if larger:
+            size = larger
+            model = at_size(model, size).to(place)
+            if options.freeze_vision:
+                freeze(model.detector_model, "vision")
+            collator = ConceptCollator(Sam3Processor(size=size))
+        data = training_data(folder, size, mixture | options.share, seed + 1 + number, options.max_objects)
+        train_detector(model.detector_model, data, collator, options, stage)
+    if any(getattr(options, stage.minutes) for stage in DETECTOR_STAGES.values()):
         with torch.no_grad():
             last_layer = model.detector_model.detr_decoder.presence_head.get_submodule("layer3")
             last_layer.get_parameter("bias").add_(options.presence_bias)
@@ -247,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--large-minutes", type=float, default=80, help="of the same with pictures of --large-size (0: none)")
     add("--large-size", type=int, default=336, help="side of the pictures from then on")
     add("--photo-minutes", type=float, default=75, help="of the stage after it: more photos (0: none)")
+    add("--photo-size", type=int, default=448, help="side of the pictures from then on")
     add("--head-minutes", type=float, default=100, help="of the stage after it: all but the vision tower (0: none)")
     add("--neck-minutes", type=float, default=5, help="with --init: to keep the tracker when the tower has learned")
     add("--name-minutes", type=float, default=0, help="of the stage before: shapes, colours, ... by name (0: none)")
@@ -272,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--max-objects", type=int, default=20, help="in a scene; fewer (and so larger) ones are easier to begin with")
     add("--init", help="model to start from")
     add("--freeze-vision", action="store_true", help="the vision tower stays as it is; so does the tracker")
-    add("--image-size", type=int, default=224, help="side of the pictures of the first stages")
+    add("--image-size", type=int, help="side of the pictures of the first stages (default: MODEL's, without one 224)")
     add("--batch-size", type=int, default=8, help="pictures of a process")
     add("--learning-rate", type=float, default=6e-4)
     add("--matrix-rate", type=float, default=2e-3, help="the rate of weight matrices, which Muon steps")

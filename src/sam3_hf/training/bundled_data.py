@@ -102,10 +102,10 @@ def batches(
 
 def named_batches(detector: Sam3Detector, options: argparse.Namespace, seed: int) -> Iterator[Any]:
     """Batches without end of pixels and the names of their cells."""
-    scenes = SceneDataset(NUM_SCENES, "train", image_size=options.image_size, max_objects=8)
-    side = detector.config.vision_config.backbone_config.grid_size
+    tower = detector.config.vision_config.backbone_config
+    scenes = SceneDataset(NUM_SCENES, "train", image_size=tower.image_size, max_objects=8)
     loader = DataLoader(
-        NamedScenes(scenes, side, seed), options.batch_size, num_workers=options.workers, drop_last=True
+        NamedScenes(scenes, tower.grid_size, seed), options.batch_size, num_workers=options.workers, drop_last=True
     )
     while True:
         yield from loader
