@@ -100,7 +100,7 @@ def test_neck_makes_the_maps_that_it_made_before_the_tower_learned(tmp_path: Pat
     names = ("seed", "log_every", "save_minutes", "ema", "final_rate", "clip", "batch_size", "workers", "bf16")
     values = (0, 10, 5, 0.9, 0.02, 5.0, 4, 0, False)
     options = Namespace(**dict(zip(names, values, strict=True)), learning_rate=1e-3, matrix_rate=4e-3)
-    options.output, options.steps, options.neck_minutes = str(tmp_path), 40, 0
+    options.output, options.steps, options.neck_minutes, options.warmup = str(tmp_path), 40, 0, 100
     data = training_data(None, 112, {"scenes": 1.0})
     train_neck(moved, before, data, ConceptCollator(Sam3Processor(size=112)), options)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]

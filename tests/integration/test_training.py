@@ -283,7 +283,7 @@ def _large_objects(folder: Path, count: int, side: int) -> list[ConceptExample]:
 
 @pytest.mark.slow
 def test_twenty_real_pictures_are_overfitted_from_the_bundled_model(shared_data: Path, tmp_path: Path) -> None:
-    processor = Sam3Processor(size=224)  # half the time of the model's own 336
+    processor = Sam3Processor(size=224)  # a quarter of the model's own 448
     examples = _large_objects(shared_data, 20, processor.image_size)
     sampler = ConceptSampler(positives=1, random_negatives=1, hard_negatives=0, visual_query=0.0, added_boxes=0.0)
     settings: dict[str, Any] = {

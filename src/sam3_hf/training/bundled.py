@@ -288,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--learning-rate", type=float, default=6e-4)
     add("--matrix-rate", type=float, default=2e-3, help="the rate of weight matrices, which Muon steps")
     add("--final-rate", type=float, default=0.02, help="the last learning rate, as a part of the highest")
+    add("--warmup", type=int, default=100, help="steps of each stage in which the rate rises; less in short ones")
     add("--ema", type=float, default=0.998)
     add("--clip", type=float, default=5.0)
     add(

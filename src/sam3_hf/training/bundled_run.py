@@ -101,7 +101,7 @@ class Run:
             torch.distributed.broadcast(shared, 0)
             progress = float(shared)
         for group, peak in zip(self.groups, self.peaks, strict=True):
-            group["lr"] = peak * rate(progress, self.step, self.options.final_rate)
+            group["lr"] = peak * rate(progress, self.step, self.options.final_rate, self.options.warmup)
         return progress < 1
 
     def end_step(self, loss: torch.Tensor, terms: dict[str, torch.Tensor]) -> None:
