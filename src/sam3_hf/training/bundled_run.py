@@ -19,7 +19,7 @@ from .recipes import parameter_groups
 __all__ = ["Run", "muon_and_adam", "rate"]
 
 
-def rate(progress: float, step: int, least: float, warmup: int = 100) -> float:
+def rate(progress: float, step: int, least: float, warmup: int) -> float:
     """Factor of the learning rate: linear warm-up, then a cosine down to `least`."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return min(1.0, (step + 1) / warmup) * (least + (1 - least) * cosine)
