@@ -275,6 +275,25 @@ def test_a_resumed_run_has_the_same_curve(tmp_path: Path, stop: int, ema_decay: 
     assert resumed.train_dataset.epochs[0] == stop // 4
 
 
+@pytest.mark.parametrize("max_steps", [3, 4])  # inside an epoch of four steps, and at its end
+def test_a_run_resumed_after_its_last_step_takes_no_other(tmp_path: Path, max_steps: int) -> None:
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 2, "max_steps": max_steps, "save_strategy": "epoch", "eval_strategy": "epoch",
+    }  # fmt: skip
+    whole = _trainer(tmp_path, **settings)
+    whole.eval_dataset = whole.train_dataset
+    whole.train()
+    saved = (tmp_path / f"checkpoint-{max_steps}").stat().st_mtime_ns
+    resumed = _trainer(tmp_path, toy_model(seed=7), **settings)
+    resumed.eval_dataset = resumed.train_dataset
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == max_steps
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{max_steps}"]
+    assert (tmp_path / f"checkpoint-{max_steps}").stat().st_mtime_ns == saved
+    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("step", ["_save_optimizer_and_scheduler", "_save_rng_state", "save_model"])
 def test_an_interrupted_save_leaves_the_last_checkpoint(tmp_path: Path, step: str, monkeypatch: Any) -> None:
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}

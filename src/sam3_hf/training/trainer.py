@@ -97,6 +97,8 @@ class Sam3Trainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """The micro-batches of a step, and what their losses are divided by: the counts of all, on all processes."""
+        if self.control.should_training_stop:  # before the first step: see `_Hooks`
+            return [], None
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches or batches[0].get("labels") is None:
             return batches, num_items
@@ -316,6 +318,7 @@ class _Hooks(TrainerCallback):
 
     def __init__(self, trainer: Sam3Trainer) -> None:
         self.trainer = trainer
+        self._began_over = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer._terms.begin(state.global_step)
@@ -323,6 +326,13 @@ class _Hooks(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         set_epoch(train_dataloader, int((state.epoch or 0.0) + 1e-6))
+        self._began_over = state.global_step >= state.max_steps
+        if self._began_over:  # a run resumed after its last step, of which `Trainer` alone would take one more
+            control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._began_over:  # the checkpoint it was resumed from holds all that could be logged or saved
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer._ema is not None:
