@@ -89,6 +89,17 @@ def test_stage_on_photos_leaves_a_share_of_the_weights_it_began_with(
     assert tower and (same == before.keys() - {presence} if share else not tower <= same)
 
 
+@pytest.mark.parametrize(("stage", "learned"), [("photo", True), ("head", False)])
+def test_neck_learns_only_where_the_tower_has(stage: str, learned: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    Sam3Model(bundled_config(112)).save_pretrained(tmp_path / "init")
+    others = [f"--{name}-minutes" for name in ("large", "photo", "head", "click", "clip") if name != stage]
+    none = [text for name in ("--minutes", *others) for text in (name, "0")]
+    sizes = ["--init", str(tmp_path / "init"), "--photo-size", "112", "--steps", "1"]
+    main([str(tmp_path), *RECIPE[2:], *none, *sizes])
+    assert (tmp_path / "neck.pt").exists() is learned
+
+
 def test_neck_makes_the_maps_that_it_made_before_the_tower_learned(tmp_path: Path) -> None:
     torch.manual_seed(0)
     before = Sam3Model(tiny_config(112))

@@ -177,6 +177,13 @@ def _opened(folder: str) -> Sam3Model:
     return with_queries(Sam3Model.from_pretrained(folder, config=config), QUERIES)
 
 
+def _tower_learns(options: argparse.Namespace) -> bool:
+    """Whether a stage that is asked for changes the vision tower."""
+    stages = ["name_minutes", "word_minutes"]
+    stages += [stage.minutes for stage in DETECTOR_STAGES.values() if stage.tower_learns]
+    return not options.freeze_vision and any(getattr(options, minutes) for minutes in stages)
+
+
 def train(options: argparse.Namespace) -> None:
     """All stages that are asked for, and the model in OUTPUT/model."""
     output = Path(options.output)
@@ -229,7 +236,7 @@ def train(options: argparse.Namespace) -> None:
     fresh = options.fresh_tracker or not options.init
     if fresh:
         model = with_new_tracker(model).to(place)
-    elif options.neck_minutes:
+    elif options.neck_minutes and _tower_learns(options):
         train_neck(model, at_size(Sam3Model.from_pretrained(options.init), size).to(place), data, collator, options)
     if options.click_minutes:
         train_clicks(model, data, collator, options, fresh)
@@ -259,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--photo-minutes", type=float, default=75, help="of the stage after it: more photos (0: none)")
     add("--photo-size", type=int, default=448, help="side of the pictures from then on")
     add("--head-minutes", type=float, default=100, help="of the stage after it: all but the vision tower (0: none)")
-    add("--neck-minutes", type=float, default=5, help="with --init: to keep the tracker when the tower has learned")
+    add("--neck-minutes", type=float, default=5, help="with --init: to keep the tracker where the tower has learned")
     add("--name-minutes", type=float, default=0, help="of the stage before: shapes, colours, ... by name (0: none)")
     add("--name-weight", type=float, default=2.0, help="of names beside the detector's loss")
     add("--outline-weight", type=float, default=5.0, help="of outlines beside the detector's loss")
