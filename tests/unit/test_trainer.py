@@ -1,6 +1,7 @@
 """Training: gradients do not depend on how a batch is divided, resuming changes nothing, a kill loses nothing."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from sam3_hf import Sam3Detector, Sam3Model, Sam3Processor, tiny_config
 from sam3_hf.data import SceneDataset
+from sam3_hf.training import arguments as arguments_module
 from sam3_hf.training.arguments import Sam3TrainingArguments, checkpointing_name
 from sam3_hf.training.collator import ConceptCollator, ConceptDataset
 from sam3_hf.training.ema import EmaCallback, ExponentialMovingAverage
@@ -203,6 +205,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, wrong: dict[str, Any]) -> Non
         _arguments(tmp_path, **wrong)
 
 
+@pytest.mark.filterwarnings("ignore:bf16 on a CPU")
 def test_checkpointing_and_bfloat16_give_nearly_the_same_curve(tmp_path: Path) -> None:
     plain = _trainer(tmp_path)
     plain.train()
@@ -252,6 +255,15 @@ def test_ema_callback_serves_the_plain_trainer(tmp_path: Path) -> None:
     callback.train()
     for mine, theirs in zip(callback.model.parameters(), average.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_bfloat16_that_a_cpu_only_emulates_is_warned_of(tmp_path: Path, fast: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(arguments_module, "multiplies_fast", lambda dtype: fast)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _arguments(tmp_path, bf16=True)
+    assert any("leave bf16 off" in str(warning.message) for warning in caught) is not fast
 
 
 # ---- checkpoints ----

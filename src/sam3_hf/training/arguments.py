@@ -1,9 +1,12 @@
 """Training arguments of transformers with the defaults that suit SAM 3, and a few of their own."""
 
+import warnings
 from dataclasses import dataclass, field, fields
 
+import torch
 from transformers import TrainingArguments
 
+from ..modeling.layers import multiplies_fast
 from .recipes import FREEZE
 
 __all__ = ["Sam3TrainingArguments", "checkpointing_name"]
@@ -61,6 +64,16 @@ class Sam3TrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self._check()
         super().__post_init__()
+        self._warn_of_emulation()
+
+    def _warn_of_emulation(self) -> None:
+        for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+            if getattr(self, name) and self.device.type == "cpu" and not multiplies_fast(dtype):
+                warnings.warn(
+                    f"{name} on a CPU that has no instructions for it, and emulates it several times slower than "
+                    f"float32: leave {name} off here",
+                    stacklevel=4,
+                )
 
     def _check(self) -> None:
         if self.freeze not in FREEZE:
